@@ -1,0 +1,53 @@
+# Each target sets up what it needs: a virtual environment from the hash-locked requirement files.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: up demo test check test-slow chaos bench docs lock clean-venv
+
+up: $(VENV)/.installed
+	@$(BIN)/muster up --demo $(ARGS)
+
+demo: $(VENV)/.installed
+	@$(BIN)/muster demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/pytest tests $(ARGS)
+
+check: $(VENV)/.installed-dev
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports && $(BIN)/python docs/generate.py --check
+
+test-slow: $(VENV)/.installed-dev
+	@$(BIN)/pytest tests -m slow $(ARGS)
+
+chaos: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	@$(BIN)/python docs/generate.py
+
+# Locks name no index; both files are made from pyproject.toml.
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Muster needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
+	@echo "Setting up $(VENV) (once) ..."
+	@test -f $(VENV)/.installed-dev || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@$(BIN)/python -m compileall -q $(VENV)/lib schemas kernel services >/dev/null || true
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python requirements-dev.txt pyproject.toml
+	@echo "Setting up $(VENV) with the tools of developers (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@ $(VENV)/.installed
