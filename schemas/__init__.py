@@ -1,0 +1,1 @@
+"""The language of Muster: facts, reports, assignments, reasons, subjects, ids. Imports only pydantic."""

@@ -1,0 +1,54 @@
+"""What is assigned to a worker: one complete document, derived by the scheduler from its facts.
+
+Absent from a newer document means stop. No document, or an older one, means change nothing.
+"""
+
+from typing import Literal
+
+from schemas.ids import FileId, InstanceId, ModelId, WorkerId
+from schemas.models import Claim, Launch, Member, Source
+from schemas.value import Value
+
+
+class AssignedInstance(Value):
+    instance_id: InstanceId
+    model_id: ModelId
+    attempt: int
+    rank: int
+    world_size: int
+    members: tuple[Member, ...]
+    leader_address: str
+    launch: Launch
+    accelerator: str | None = None
+    gpu_indexes: tuple[int, ...] = ()
+    claim: Claim = Claim()
+    files: tuple[FileId, ...] = ()
+    ports: tuple[int, ...] = ()
+    want: Literal["prepared", "running"] = "running"
+    """`prepared` while files are missing: accept, pull images, start nothing."""
+    engine_key_ref: str | None = None
+
+
+class AssignedFile(Value):
+    file_id: FileId
+    source: Source
+    commit: str | None = None
+    want: Literal["ready", "deleted"] = "ready"
+    priority: int = 0
+    paths: tuple[str, ...] = ()
+    """Where the files lie, once they are ready."""
+    wanted: int = 0
+    """The sequence of the wish: a newer one asks for the files to be looked at again."""
+
+
+class Assigned(Value):
+    election: int
+    """The sequence of the election of the scheduler that wrote it."""
+    seq: int
+    """The sequence of the last fact that it takes into account."""
+    worker_id: WorkerId
+    instances: tuple[AssignedInstance, ...] = ()
+    files: tuple[AssignedFile, ...] = ()
+
+    def is_newer_than(self, election: int, seq: int) -> bool:
+        return (self.election, self.seq) > (election, seq)

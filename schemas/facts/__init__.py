@@ -1,0 +1,79 @@
+"""What happened. Past tense, one frozen class each; the closed list that every reader shares."""
+
+from typing import Final
+
+from schemas.envelope import Envelope
+from schemas.facts.base import Fact
+from schemas.facts.file import ModelFileFailed, ModelFileForgotten, ModelFileReady, ModelFileWanted
+from schemas.facts.instance import (
+    DeadlinePassed,
+    InstanceAttemptEnded,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceDeletionRequested,
+    InstanceDownloading,
+    InstanceFailed,
+    InstancePending,
+    InstanceReachable,
+    InstanceRestartPlanned,
+    InstanceRunning,
+    InstanceScheduled,
+    InstanceStarting,
+    InstanceStopping,
+    InstanceUnreachable,
+)
+from schemas.facts.model import (
+    ModelCreated,
+    ModelDegraded,
+    ModelDeleted,
+    ModelInspected,
+    ModelPending,
+    ModelReady,
+    ModelScaled,
+    ModelUpdated,
+)
+from schemas.facts.names import NameFreed, NameTaken
+from schemas.facts.scheduler import SchedulerElected
+from schemas.facts.worker import (
+    WorkerAddressChanged,
+    WorkerCordoned,
+    WorkerInventoryChanged,
+    WorkerLabelled,
+    WorkerReady,
+    WorkerRegistered,
+    WorkerRemovalRequested,
+    WorkerRemoved,
+    WorkerRenamed,
+    WorkerUncordoned,
+    WorkerUnreachable,
+)
+from schemas.upcasts import upcast
+
+FACTS: Final[tuple[type[Fact], ...]] = (
+    WorkerRegistered, WorkerInventoryChanged, WorkerRenamed, WorkerAddressChanged, WorkerReady, WorkerUnreachable,
+    WorkerRemoved, WorkerLabelled, WorkerCordoned, WorkerUncordoned, WorkerRemovalRequested,
+    ModelCreated, ModelUpdated, ModelScaled, ModelDeleted, ModelInspected, ModelPending, ModelReady, ModelDegraded,
+    InstanceCreated, InstancePending, InstanceScheduled, InstanceDownloading, InstanceStarting, InstanceRunning,
+    InstanceFailed, InstanceRestartPlanned, InstanceUnreachable, InstanceReachable, InstanceStopping,
+    InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,
+    ModelFileWanted, ModelFileReady, ModelFileFailed, ModelFileForgotten,
+    SchedulerElected, NameTaken, NameFreed,
+)  # fmt: skip
+BY_TYPE: Final[dict[str, type[Fact]]] = {fact.type: fact for fact in FACTS}
+
+
+class UnknownType(Exception):
+    """An event of a type, or of a version of a type, that this program does not know: a newer one wrote it."""
+
+    def __init__(self, type_name: str, version: int) -> None:
+        super().__init__(f"{type_name} v{version} is unknown here")
+        self.type_name = type_name
+        self.version = version
+
+
+def read(envelope: Envelope) -> Fact:
+    """The fact in an envelope, in its newest form. Raises UnknownType, or pydantic's ValidationError."""
+    known = BY_TYPE.get(envelope.type)
+    if known is None or envelope.version > known.version:
+        raise UnknownType(envelope.type, envelope.version)
+    return known.model_validate(upcast(envelope.type, envelope.version, known.version, envelope.data))

@@ -1,0 +1,144 @@
+"""What agents and downloaders see. Reports are hints; the complete picture (`…Observed`) is the truth. Nobody folds them into history:
+the scheduler checks each against the attempt it is about before it states a fact.
+"""
+
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from schemas.ids import FileId, InstanceId, WorkerId
+from schemas.models import Inventory
+from schemas.reasons import Reason
+from schemas.subjects import ReportSubject
+from schemas.value import Bytes, Count, Instant, Value
+
+EnginePhase = Literal["accepted", "pulling", "loading", "healthy", "unhealthy", "exited", "stopped"]
+FilePhase = Literal["listing", "downloading", "verifying", "ready", "failed", "deleted"]
+
+
+class Report(Value):
+    type: ClassVar[str]
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    worker_id: WorkerId
+    boot_id: str
+    """Drawn when the agent or downloader started."""
+    counter: Count
+    """Rises with every report of that boot: a later one wins."""
+    observed_at: Instant
+
+    @property
+    def resource_id(self) -> str:
+        raise NotImplementedError  # pragma: no cover - each kind names its own
+
+    @property
+    def subject(self) -> str:
+        return str(ReportSubject(self.worker_id, self.kind, self.resource_id, self.type))
+
+
+class EngineSeen(Value):
+    """One engine as it is now."""
+
+    instance_id: InstanceId
+    attempt: Annotated[int, Field(ge=1)]
+    rank: int = 0
+    phase: EnginePhase
+    progress: Annotated[float, Field(ge=0, le=1)] | None = None
+    exit_code: int | None = None
+    reasons: tuple[Reason, ...] = ()
+    """The agent's diagnosis, when it ended."""
+    log_tail: Annotated[tuple[str, ...], Field(max_length=200)] = ()
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+    peak_vram: dict[int, Bytes] = {}
+
+
+class EngineReported(Report):
+    """An engine's phase changed."""
+
+    type: ClassVar[str] = "EngineReported"
+    kind: ClassVar[str] = "instance"
+    engine: EngineSeen
+
+    @property
+    def resource_id(self) -> str:
+        return self.engine.instance_id
+
+
+class WorkerObserved(Report):
+    """The complete picture of a worker: what the machine has and every engine that the agent knows of."""
+
+    type: ClassVar[str] = "WorkerObserved"
+    kind: ClassVar[str] = "worker"
+    name: str
+    address: str
+    agent_version: str
+    inventory: Inventory
+    engines: Annotated[tuple[EngineSeen, ...], Field(max_length=4096)] = ()
+    assigned_election: int = 0
+    assigned_seq: int = 0
+    """The newest assignment that the agent had read when it looked: what that one adds later can't be missed here."""
+
+    @property
+    def resource_id(self) -> str:
+        return self.worker_id
+
+
+class WorkerLeaving(Report):
+    """The agent is being stopped in order; with `engines_stopped` it has taken its engines with it."""
+
+    type: ClassVar[str] = "WorkerLeaving"
+    kind: ClassVar[str] = "worker"
+    engines_stopped: bool
+
+    @property
+    def resource_id(self) -> str:
+        return self.worker_id
+
+
+class FileSeen(Value):
+    """One file resource as it is now."""
+
+    file_id: FileId
+    wanted: int = 0
+    """The wish that this answers."""
+    commit: str | None = None
+    phase: FilePhase
+    bytes: Bytes = 0
+    total: Bytes | None = None
+    paths: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+
+class FileReported(Report):
+    """A file's phase changed."""
+
+    type: ClassVar[str] = "FileReported"
+    kind: ClassVar[str] = "file"
+    file: FileSeen
+
+    @property
+    def resource_id(self) -> str:
+        return self.file.file_id
+
+
+class FilesObserved(Report):
+    """The complete picture of a worker's files."""
+
+    type: ClassVar[str] = "FilesObserved"
+    kind: ClassVar[str] = "files"
+    files: tuple[FileSeen, ...] = ()
+
+    @property
+    def resource_id(self) -> str:
+        return self.worker_id
+
+
+REPORTS: Final[tuple[type[Report], ...]] = (EngineReported, WorkerObserved, WorkerLeaving, FileReported, FilesObserved)
+BY_TYPE: Final[dict[str, type[Report]]] = {report.type: report for report in REPORTS}
+
+
+class Beat(Value):
+    """I am here. Core NATS, every two seconds, never stored."""
+
+    boot_id: str
+    counter: Count

@@ -1,0 +1,100 @@
+"""Every subject on the bus, made and read in this one place (DESIGN: the log).
+
+muster.facts.<owner>.<kind>.<worker>.<id>.<Type>     stream FACTS, kept for ever
+muster.assigned.<worker>                             stream ASSIGNED, the newest document
+muster.reports.<worker>.<kind>.<id>.<Type>           stream REPORTS, kept for days
+muster.beat.<worker>.<agent|downloader>              core NATS, not stored
+muster.ask.<worker>.<verb>                           core NATS, request and reply
+muster.projected                                     core NATS: the projector's high-water mark
+muster.trail.<worker>.<instance>                     core NATS: log lines of an engine
+"""
+
+from typing import Final, NamedTuple
+
+from schemas.ids import NOBODY
+
+FACTS: Final = "FACTS"
+ASSIGNED: Final = "ASSIGNED"
+REPORTS: Final = "REPORTS"
+
+ALL_FACTS: Final = "muster.facts.>"
+ALL_REPORTS: Final = "muster.reports.>"
+ALL_ASSIGNED: Final = "muster.assigned.*"
+ALL_BEATS: Final = "muster.beat.*.*"
+ALL_ASKS: Final = "muster.ask.*.*"
+PROJECTED: Final = "muster.projected"
+
+FACTS_OF_THE_API: Final = "muster.facts.api.>"
+ELECTION: Final = "muster.facts.scheduler.scheduler.-.core.SchedulerElected"
+
+
+class FactSubject(NamedTuple):
+    owner: str
+    kind: str
+    worker: str
+    id: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"muster.facts.{self.owner}.{self.kind}.{self.worker}.{self.id}.{self.type}"
+
+
+def parse_fact_subject(subject: str) -> FactSubject:
+    """Take a fact's subject apart. Raises ValueError when it isn't one."""
+    parts = subject.split(".")
+    if len(parts) != 7 or parts[0] != "muster" or parts[1] != "facts":
+        raise ValueError(f"not the subject of a fact: {subject}")
+    return FactSubject(*parts[2:])
+
+
+def api_part_of(kind: str, resource_id: str, worker: str = NOBODY) -> str:
+    """All facts of the api about one resource: what a user's write is guarded by."""
+    return f"muster.facts.api.{kind}.{worker}.{resource_id}.>"
+
+
+def facts_about(kind: str, resource_id: str) -> str:
+    """One resource's whole life, whoever stated it and whichever worker it concerned."""
+    return f"muster.facts.*.{kind}.*.{resource_id}.>"
+
+
+def name_taken(kind: str, name_hash: str) -> str:
+    """All facts about one name: a name is an aggregate of its own."""
+    return f"muster.facts.api.name.-.{kind}~{name_hash}.>"
+
+
+def assigned(worker_id: str) -> str:
+    return f"muster.assigned.{worker_id}"
+
+
+class ReportSubject(NamedTuple):
+    worker: str
+    kind: str
+    id: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"muster.reports.{self.worker}.{self.kind}.{self.id}.{self.type}"
+
+
+def parse_report_subject(subject: str) -> ReportSubject:
+    """Take a report's subject apart; the sender is who the subject says, whatever the body claims. Raises ValueError."""
+    parts = subject.split(".")
+    if len(parts) != 6 or parts[0] != "muster" or parts[1] != "reports":
+        raise ValueError(f"not the subject of a report: {subject}")
+    return ReportSubject(*parts[2:])
+
+
+def beat(worker_id: str, role: str) -> str:
+    return f"muster.beat.{worker_id}.{role}"
+
+
+def parse_beat(subject: str) -> tuple[str, str]:
+    """Worker and role of a beat. Raises ValueError."""
+    parts = subject.split(".")
+    if len(parts) != 4:
+        raise ValueError(f"not the subject of a beat: {subject}")
+    return parts[2], parts[3]
+
+
+def ask(worker_id: str, verb: str) -> str:
+    return f"muster.ask.{worker_id}.{verb}"
