@@ -1,0 +1,1 @@
+"""The machinery under the services: log, projections, inbox, clock, settings, process, telemetry. Knows no GPU."""

@@ -1,0 +1,177 @@
+"""Who may say what on the bus: two NATS accounts, an NKey for each service, permissions by subject.
+
+Agents and downloaders live in EDGE and reach CORE through service imports alone. No edge credential may create a
+consumer, name a stream or touch a subject of FACTS: in a single account the *reply subject* of a report can be made to
+land in FACTS as a fact (tried on 2.15.1; a test repeats it against this configuration).
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import nkeys
+
+from schemas.ids import WorkerId
+
+Role = Literal["operator", "api", "scheduler", "agent", "downloader", "observer"]
+CORE_ROLES: Final = frozenset({"operator", "api", "scheduler", "observer"})
+
+_READ_STREAMS: Final = [
+    "$JS.API.INFO",
+    "$JS.API.STREAM.INFO.*",
+    "$JS.API.STREAM.MSG.GET.*",
+    "$JS.API.DIRECT.GET.>",
+    "$JS.API.CONSUMER.CREATE.>",
+    "$JS.API.CONSUMER.DELETE.>",
+    "$JS.API.CONSUMER.INFO.>",
+    "$JS.API.CONSUMER.MSG.NEXT.>",
+    "$JS.ACK.>",
+    "$JS.FC.>",
+]
+_BUCKETS: Final = ["$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.PURGE.*", "$KV.>", "$O.>"]
+"""Key-value and object buckets (lease, snapshots). FACTS itself denies deletion."""
+
+PUBLISH: Final[dict[str, list[str]]] = {
+    "operator": [">"],
+    "api": ["muster.facts.api.>", "muster.projected", "muster.ask.>", *_READ_STREAMS],
+    "scheduler": ["muster.facts.scheduler.>", "muster.assigned.*", "muster.ask.>", *_READ_STREAMS, *_BUCKETS],
+    "observer": [*_READ_STREAMS],
+}
+
+
+def new_seed() -> str:
+    """A fresh seed of a user NKey (ed25519), as text."""
+    return nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode()
+
+
+def public_key(seed: str) -> str:
+    public: bytes = nkeys.from_seed(bytearray(seed.encode())).public_key  # pyright: ignore[reportAssignmentType] - bytes, annotated wrongly there
+    return public.decode()
+
+
+def worker_id_of(agent_public_key: str) -> WorkerId:
+    """Identity is the key: a worker that is renamed or moves stays the same worker."""
+    return WorkerId("w-" + hashlib.sha256(agent_public_key.encode()).hexdigest()[:12])
+
+
+def inbox_prefix(role: Role, worker_id: WorkerId | None = None) -> str:
+    return f"_INBOX_{worker_id}_{role}" if worker_id else f"_INBOX_{role}"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    role: Role
+    public_key: str
+    worker_id: WorkerId | None = None
+    """Whose agent or downloader it is."""
+
+
+def read_or_make_seed(path: Path) -> str:
+    """The seed in this file; a new one, mode 0600, when there is none."""
+    if path.exists():
+        return path.read_text(encoding="ascii").strip()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    seed = new_seed()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(seed + "\n")
+    return seed
+
+
+def render_server_config(
+    principals: Sequence[Principal],
+    *,
+    store_dir: Path,
+    listen: str = "127.0.0.1:-1",
+    ports_dir: Path | None = None,
+    server_name: str = "muster",
+) -> str:
+    """The configuration of a nats-server with both accounts. Paths must be free of quotes."""
+    core = [p for p in principals if p.role in CORE_ROLES]
+    edge = [p for p in principals if p.role not in CORE_ROLES]
+    assigned = "$JS.API.DIRECT.GET.ASSIGNED.muster.assigned.*"
+    ports = f'ports_file_dir: "{ports_dir}"\n' if ports_dir else ""
+    return f"""# Written by Muster; changes are overwritten.
+server_name: {server_name}
+listen: "{listen}"
+{ports}max_payload: 1MB
+write_deadline: "10s"
+jetstream {{ store_dir: "{store_dir}", sync_interval: always }}
+accounts {{
+  CORE {{
+    jetstream: enabled
+    users: [
+{_users(core)}
+    ]
+    exports: [
+      {{ service: "muster.reports.*.>", accounts: [EDGE] }}
+      {{ service: "muster.beat.*.*", accounts: [EDGE] }}
+      {{ service: "{assigned}", accounts: [EDGE] }}
+      {{ stream: "muster.assigned.*", accounts: [EDGE] }}
+    ]
+    imports: [ {{ service: {{ account: EDGE, subject: "muster.ask.*.*" }} }} ]
+  }}
+  EDGE {{
+    users: [
+{_users(edge)}
+    ]
+    exports: [ {{ service: "muster.ask.*.*", accounts: [CORE], response_type: stream }} ]
+    imports: [
+      {{ service: {{ account: CORE, subject: "muster.reports.*.>" }} }}
+      {{ service: {{ account: CORE, subject: "muster.beat.*.*" }} }}
+      {{ service: {{ account: CORE, subject: "{assigned}" }} }}
+      {{ stream: {{ account: CORE, subject: "muster.assigned.*" }} }}
+    ]
+  }}
+}}
+"""
+
+
+def _users(principals: Sequence[Principal]) -> str:
+    return "\n".join(
+        f"      {{ nkey: {p.public_key}, permissions: {{ publish: {_list(publishes(p))}, subscribe: {_list(subscribes(p))}"
+        f"{_responses(p)} }} }}"
+        for p in principals
+    )
+
+
+def publishes(principal: Principal) -> list[str]:
+    worker = principal.worker_id
+    match principal.role:
+        case "agent":
+            kinds = ("instance", "worker")
+        case "downloader":
+            kinds = ("file", "files")
+        case _:
+            return PUBLISH[principal.role]
+    return [
+        *(f"muster.reports.{worker}.{kind}.>" for kind in kinds),
+        f"muster.beat.{worker}.{principal.role}",
+        f"$JS.API.DIRECT.GET.ASSIGNED.muster.assigned.{worker}",
+    ]
+
+
+def subscribes(principal: Principal) -> list[str]:
+    inbox = f"{inbox_prefix(principal.role, principal.worker_id)}.>"
+    match principal.role:
+        case "agent":
+            return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.logs"]
+        case "downloader":
+            return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.inspect"]
+        case "operator":
+            return [">"]
+        case _:
+            return [inbox, "muster.>", "$KV.>", "$O.>", "_INBOX.>"]
+
+
+def _responses(principal: Principal) -> str:
+    if principal.role in CORE_ROLES:
+        return ""
+    return ', allow_responses: { max: -1, expires: "10m" }'
+
+
+def _list(subjects: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{subject}"' for subject in subjects) + "]"

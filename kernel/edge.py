@@ -1,0 +1,211 @@
+"""What an agent and a downloader have in common: beats, reports, and the assignment of their worker.
+
+Nothing here needs more of the bus than a worker's credentials allow: publish own reports and beats, read own assignment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from kernel.bus import Bus, NoAnswer
+from kernel.clock import Clock
+from kernel.errors import Unavailable
+from kernel.log.seal import seal_report
+from kernel.telemetry import current_traceparent
+from schemas.assignment import Assigned
+from schemas.envelope import CONTENT_TYPE
+from schemas.ids import WorkerId
+from schemas.reports import Beat, Report
+from schemas.subjects import ASSIGNED, assigned, beat
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS: Final = 2.0
+REREAD_SECONDS: Final = 30.0
+PICTURE_SECONDS: Final = 60.0
+ACKNOWLEDGEMENT_SECONDS: Final = 2.0
+MOST_UNSENT: Final = 1000
+
+R = TypeVar("R", bound=Report)
+
+
+class Edge:
+    """One role's line to the core. `picture` makes the complete picture, sent whenever a hint may have been lost."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        worker_id: WorkerId,
+        role: str,
+        clock: Clock,
+        state_file: Path,
+        picture: Callable[[], Awaitable[Report]],
+    ) -> None:
+        self._bus = bus
+        self.worker_id = worker_id
+        self._role = role
+        self._clock = clock
+        self._state_file = state_file
+        self._picture = picture
+        self.boot_id = clock.new_id()
+        self._counter = 0
+        self._unsent: asyncio.Queue[Report] = asyncio.Queue()
+        self._picture_wanted = asyncio.Event()
+        self.election, self.seq = self._read_state()
+        bus.on_reconnect(self._picture_wanted.set)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that every report begins with; each call is the next report."""
+        self._counter += 1
+        observed_at: datetime = self._clock.now()
+        return {
+            "worker_id": self.worker_id,
+            "boot_id": self.boot_id,
+            "counter": self._counter,
+            "observed_at": observed_at,
+        }
+
+    def report(self, report: Report) -> None:
+        """Hand over a report; it is sent in order. When too many wait, the complete picture takes their place."""
+        if self._unsent.qsize() >= MOST_UNSENT:
+            self._forget_unsent()
+            self._picture_wanted.set()
+            return
+        self._unsent.put_nowait(report)
+
+    def want_picture(self) -> None:
+        self._picture_wanted.set()
+
+    async def send(self, report: Report) -> None:
+        """Send now, once. Raises Unavailable."""
+        envelope = seal_report(
+            report,
+            event_id=self._clock.new_id(),
+            source=f"/muster/{self._role}/{self.worker_id}",
+            traceparent=current_traceparent(),
+        )
+        answer = await self._bus.request(
+            report.subject,
+            envelope.to_json(),
+            headers={"content-type": CONTENT_TYPE},
+            timeout_seconds=ACKNOWLEDGEMENT_SECONDS,
+        )
+        body = orjson.loads(answer.data)
+        if "error" in body:
+            raise Unavailable(f"the report was refused: {body['error'].get('description')}")
+
+    async def run(self, on_assigned: Callable[[Assigned], Awaitable[None]]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat())
+            tasks.create_task(self._send_reports())
+            tasks.create_task(self._send_pictures())
+            tasks.create_task(self._follow_assignment(on_assigned))
+
+    async def _beat(self) -> None:
+        counter = 0
+        while True:
+            counter += 1
+            try:
+                body = Beat(boot_id=self.boot_id, counter=counter).model_dump_json().encode()
+                await self._bus.publish(beat(self.worker_id, self._role), body)
+            except Unavailable as error:
+                log.debug("no beat: %s", error)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _send_reports(self) -> None:
+        while True:
+            report = await self._unsent.get()
+            while True:
+                try:
+                    await self.send(report)
+                except NoAnswer:
+                    continue  # it may have arrived; told twice is told once
+                except Unavailable as error:
+                    log.debug("%s waits: %s", report.type, error)
+                    await asyncio.sleep(0.2)
+                else:
+                    break
+
+    async def _send_pictures(self) -> None:
+        """On connecting, after each election, whenever hints may be lost, and every minute."""
+        while True:
+            self._picture_wanted.clear()
+            self._unsent.put_nowait(await self._picture())
+            try:
+                async with asyncio.timeout(PICTURE_SECONDS):
+                    await self._picture_wanted.wait()
+            except TimeoutError:
+                pass
+
+    async def _follow_assignment(self, on_assigned: Callable[[Assigned], Awaitable[None]]) -> None:
+        """Live, and read again every 30 s: level-triggered, so nothing can be missed for long."""
+        arrived: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def heard(message: Msg) -> None:
+            arrived.put_nowait(message.data)
+
+        await self._bus.subscribe(assigned(self.worker_id), heard)
+        while True:
+            body = await self._read_assignment()
+            if body is not None:
+                await self._take(body, on_assigned, again=True)
+            try:
+                async with asyncio.timeout(REREAD_SECONDS if body is not None else 1.0):
+                    while True:
+                        await self._take(await arrived.get(), on_assigned)
+            except TimeoutError:
+                pass
+
+    async def _read_assignment(self) -> bytes | None:
+        subject = f"$JS.API.DIRECT.GET.{ASSIGNED}.{assigned(self.worker_id)}"
+        try:
+            message = await self._bus.request(subject, b"", timeout_seconds=2.0)
+        except Unavailable as error:
+            log.debug("the assignment can't be read: %s", error)
+            return None
+        return None if (message.headers or {}).get("Status") else message.data
+
+    async def _take(
+        self, body: bytes, on_assigned: Callable[[Assigned], Awaitable[None]], *, again: bool = False
+    ) -> None:
+        try:
+            document = Assigned.model_validate_json(body)
+        except ValidationError as error:
+            log.error("the assignment can't be read and changes nothing: %s", error.errors(include_url=False)[0])  # noqa: TRY400
+            return
+        same = (document.election, document.seq) == (self.election, self.seq)
+        if document.worker_id != self.worker_id or not (
+            document.is_newer_than(self.election, self.seq) or (same and again)
+        ):
+            return
+        new_election = document.election > self.election
+        self.election, self.seq = document.election, document.seq
+        self._write_state()
+        await on_assigned(document)
+        if new_election:
+            self.want_picture()
+
+    def _forget_unsent(self) -> None:
+        while not self._unsent.empty():
+            self._unsent.get_nowait()
+
+    def _read_state(self) -> tuple[int, int]:
+        """The newest assignment that was ever read here: an older one changes nothing, not even after a restart."""
+        try:
+            state = orjson.loads(self._state_file.read_bytes())
+            return int(state["election"]), int(state["seq"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, 0
+
+    def _write_state(self) -> None:
+        temporary = self._state_file.with_suffix(".new")
+        self._state_file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(orjson.dumps({"election": self.election, "seq": self.seq}))
+        temporary.replace(self._state_file)

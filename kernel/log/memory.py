@@ -1,0 +1,86 @@
+"""The log in memory, for simulation and unit tests; behaves like JetStream where the contract suite looks.
+
+The guard is checked before the duplicate, as servers since 2.12 do.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+from kernel.errors import Conflict
+from kernel.log.port import Draft, LogState, Stored, subject_matches
+
+
+class MemoryLog:
+    def __init__(self, *, generation: int = 1) -> None:
+        self._events: list[Stored] = []
+        self._ids: dict[str, int] = {}
+        self._generation = generation
+        self._created = datetime.now(UTC)
+        self._grown = asyncio.Condition()
+
+    async def append(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
+        for draft in drafts:
+            if draft.guard is not None and self._last(draft.guard.subject) != draft.guard.sequence:
+                raise Conflict(f"{draft.guard.subject} is no longer at {draft.guard.sequence}")
+        known = [self._ids.get(draft.envelope.id) for draft in drafts]
+        if all(sequence is not None for sequence in known):
+            return tuple(sequence for sequence in known if sequence is not None)
+        if any(sequence is not None for sequence in known):
+            raise Conflict("a part of this batch is in the log already")
+        sequences: list[int] = []
+        for draft in drafts:
+            sequence = len(self._events) + 1
+            self._events.append(Stored(sequence, draft.subject, draft.envelope.to_json()))
+            self._ids[draft.envelope.id] = sequence
+            sequences.append(sequence)
+        async with self._grown:
+            self._grown.notify_all()
+        return tuple(sequences)
+
+    async def last_sequence_of(self, subject_filter: str) -> int:
+        return self._last(subject_filter)
+
+    async def last(self, subject_filter: str) -> Stored | None:
+        sequence = self._last(subject_filter)
+        return self._events[sequence - 1] if sequence else None
+
+    async def read(self, subject_filter: str, *, after: int = 0, limit: int | None = None) -> list[Stored]:
+        found = [event for event in self._events[after:] if subject_matches(event.subject, subject_filter)]
+        return found[:limit]
+
+    def tail(self, subject_filters: Sequence[str], *, after: int) -> "MemoryTail":
+        return MemoryTail(self, tuple(subject_filters), after)
+
+    async def state(self) -> LogState:
+        return LogState(self._generation, self._created, 1, len(self._events))
+
+    def _last(self, subject_filter: str) -> int:
+        for event in reversed(self._events):
+            if subject_matches(event.subject, subject_filter):
+                return event.sequence
+        return 0
+
+    async def events_after(self, sequence: int) -> list[Stored]:
+        """Wait until there are events after this sequence."""
+        async with self._grown:
+            await self._grown.wait_for(lambda: len(self._events) > sequence)
+        return self._events[sequence:]
+
+
+class MemoryTail:
+    def __init__(self, log: MemoryLog, filters: tuple[str, ...], after: int) -> None:
+        self._log = log
+        self._filters = filters
+        self._after = after
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Stored]]:
+        while True:
+            events = await self._log.events_after(self._after)
+            self._after = events[-1].sequence
+            matching = [event for event in events if any(subject_matches(event.subject, f) for f in self._filters)]
+            if matching:
+                yield matching
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,1 @@
+"""From the log to Postgres: exactly once, rebuildable, with the log's second copy beside the state."""

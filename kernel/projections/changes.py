@@ -1,0 +1,160 @@
+"""What a fact does to rows, and many facts' changes as few statements.
+
+A projection says for each fact which rows it puts, patches or drops. Within a batch the changes of one row are merged,
+so that a batch of any size leaves the same rows (a property test says so for 1, 7 and 1000).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+from sqlalchemy import Table
+
+from schemas.facts.base import Fact
+from schemas.value import Instant
+
+Key = tuple[Any, ...]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The whole row; replaces one with the same key."""
+
+    table: str
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Some columns of a row that is there; nothing happens when it is not."""
+
+    table: str
+    key: Key
+    columns: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    table: str
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class PutChildren:
+    """All rows of a table that belong to one parent; they replace the former ones. None at all: an empty tuple."""
+
+    table: str
+    parent: Key
+    """Values of the first columns of the primary key."""
+    rows: tuple[Row, ...]
+
+
+Change = Put | Patch | Drop | PutChildren
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A fact with what a projection may know of its event."""
+
+    fact: Fact
+    sequence: int
+    at: Instant
+
+
+class Projection(Protocol):
+    @property
+    def version(self) -> int:
+        """Raised by hand whenever the same facts would give other rows: the read models are then rebuilt."""
+        ...
+
+    @property
+    def tables(self) -> tuple[Table, ...]: ...
+
+    def changes(self, happened: Happened) -> Iterable[Change]: ...
+
+
+@dataclass(slots=True)
+class _TableChanges:
+    table: Table
+    puts: dict[Key, Row] = field(default_factory=dict[Key, Row])
+    patches: dict[Key, Row] = field(default_factory=dict[Key, Row])
+    drops: dict[Key, None] = field(default_factory=dict[Key, None])
+    parents: dict[Key, tuple[Row, ...]] = field(default_factory=dict[Key, tuple[Row, ...]])
+
+
+class Batch:
+    """The merged changes of many facts."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self._tables = {table.name: _TableChanges(table) for table in tables}
+        self._keys = {table.name: tuple(c.name for c in table.primary_key.columns) for table in tables}
+
+    def add(self, change: Change) -> None:
+        of = self._tables[change.table]
+        match change:
+            case Put(table=name, row=row):
+                key = tuple(row[column] for column in self._keys[name])
+                of.drops.pop(key, None)
+                of.patches.pop(key, None)
+                of.puts[key] = row
+            case Patch(key=key, columns=columns):
+                if key in of.puts:
+                    of.puts[key] = of.puts[key] | columns
+                elif key not in of.drops:
+                    of.patches[key] = of.patches.get(key, {}) | columns
+            case Drop(name, key):
+                of.puts.pop(key, None)
+                of.patches.pop(key, None)
+                of.drops[key] = None
+                for parent, rows in of.parents.items():
+                    if key[: len(parent)] == parent:
+                        of.parents[parent] = tuple(
+                            row for row in rows if tuple(row[c] for c in self._keys[name]) != key
+                        )
+            case PutChildren(parent=parent, rows=rows):
+                of.drops = {key: None for key in of.drops if key[: len(parent)] != parent}
+                of.parents[parent] = rows
+
+    def statements(self, schema: str) -> Iterable[tuple[str, str]]:
+        """SQL with one JSON parameter each, for asyncpg. `schema` is ours, never input."""
+        for name, of in self._tables.items():
+            target, keys = f'"{schema}"."{name}"', self._keys[name]
+            columns = [column.name for column in of.table.columns]
+            others = [column for column in columns if column not in keys]
+            same_key = " AND ".join(f't."{k}" = x."{k}"' for k in keys)
+            source = f"json_populate_recordset(null::{target}, $1::json) x"
+            if of.parents:
+                parent_keys = keys[: len(next(iter(of.parents)))]
+                same_parent = " AND ".join(f't."{k}" = x."{k}"' for k in parent_keys)
+                gone = [dict(zip(parent_keys, parent, strict=True)) for parent in of.parents]
+                yield f"DELETE FROM {target} t USING {source} WHERE {same_parent}", _json(gone)
+                rows = [row for children in of.parents.values() for row in children]
+                if rows:
+                    yield f"INSERT INTO {target} SELECT * FROM {source}", _json(rows)
+            if of.drops:
+                gone = [dict(zip(keys, key, strict=True)) for key in of.drops]
+                yield f"DELETE FROM {target} t USING {source} WHERE {same_key}", _json(gone)
+            if of.puts:
+                assignments = ", ".join(f'"{c}" = excluded."{c}"' for c in others)
+                conflict = f"DO UPDATE SET {assignments}" if others else "DO NOTHING"
+                conflict_keys = ", ".join(f'"{k}"' for k in keys)
+                yield (
+                    f"INSERT INTO {target} SELECT * FROM {source} ON CONFLICT ({conflict_keys}) {conflict}",
+                    _json(list(of.puts.values())),
+                )
+            for same_columns, rows in _by_columns(of.patches, keys).items():
+                assignments = ", ".join(f'"{c}" = x."{c}"' for c in same_columns)
+                yield f"UPDATE {target} t SET {assignments} FROM {source} WHERE {same_key}", _json(rows)
+
+
+def _by_columns(patches: dict[Key, Row], keys: tuple[str, ...]) -> dict[tuple[str, ...], list[Row]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for key, columns in patches.items():
+        groups.setdefault(tuple(sorted(columns)), []).append(dict(zip(keys, key, strict=True)) | columns)
+    return groups
+
+
+def _json(rows: list[Row]) -> str:
+    return orjson.dumps(rows, option=orjson.OPT_NON_STR_KEYS).decode()
