@@ -1,0 +1,62 @@
+"""What this machine has, measured or as a file describes it."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import psutil
+from pydantic import ValidationError
+
+from kernel.settings import BadSettings
+from schemas.models import Gpu, Inventory
+
+ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+"""As machines call themselves → as container images are labelled (OCI image index, `architecture`)."""
+
+
+def read_inventory(file: Path | None, backends: Mapping[str, str | None]) -> Inventory:
+    """`file`: a JSON object with fields of Inventory; it says what the machine has, and what it leaves out is measured.
+
+    Raises BadSettings, which names the file and the field.
+    """
+    machine = platform.machine()
+    measured: dict[str, Any] = {
+        "os": platform.system().lower(),
+        "arch": ARCHITECTURES.get(machine, machine.lower()),
+        "cpu_count": psutil.cpu_count() or 1,
+        "memory_total": psutil.virtual_memory().total,
+        "backends": dict(backends),
+    }
+    if file is None:
+        return Inventory.model_validate(measured)
+    described = _object_in(file)
+    gpus = described.get("gpus")
+    _refuse_unknown(file, described, Inventory.model_fields, "")
+    for index, gpu in enumerate(cast("list[Any]", gpus) if isinstance(gpus, list) else []):
+        if isinstance(gpu, dict):
+            _refuse_unknown(file, cast("dict[str, Any]", gpu), Gpu.model_fields, f"gpus.{index}.")
+    try:
+        return Inventory.model_validate(measured | described)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadSettings(f"{file}: {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}") from error
+
+
+def _object_in(file: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(file.read_bytes())
+    except OSError as error:
+        raise BadSettings(f"{file} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadSettings(f"{file} is not JSON: {error}") from error
+    if not isinstance(described, dict):
+        raise BadSettings(f"{file} is not a JSON object")
+    return cast("dict[str, Any]", described)
+
+
+def _refuse_unknown(file: Path, written: Mapping[str, Any], fields: Mapping[str, object], where: str) -> None:
+    """On the bus an unknown field is a newer writer's; in a file that a person wrote it is a typing mistake."""
+    if unknown := sorted(written.keys() - fields.keys()):
+        raise BadSettings(f"{file}: {where}{unknown[0]} is no field: there are {', '.join(fields)}")

@@ -1,0 +1,378 @@
+"""Engines as processes of this machine. Linux: ends are noticed through pidfds (`man 2 pidfd_open`).
+
+`<directory>/<instance>/<attempt>.log` is what an engine wrote, `<attempt>.json` the record by which the next agent adopts it.
+An engine leads a session of its own and is not tied to the agent's life; the group that it leads ends with it.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pydantic import ValidationError
+
+from schemas.ids import InstanceId
+from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
+from schemas.value import Instant, Value
+from services.agent.domain.runtime import EngineCommand, EngineExit, EngineId, EngineNotStarted, RunningEngine
+
+LOGS_KEPT: Final = 5
+"""Attempts of one instance whose logs are kept, the current one included."""
+FORMER_LOG_BYTES: Final = 1024 * 1024
+"""What is kept of the end of each former attempt's log."""
+EXIT_LOG_LINES: Final = 100
+REST_SECONDS: Final = 5.0
+"""How long the end of an engine waits for killed children that the kernel can't let go (of a GPU, say) before it is told."""
+
+_TAIL_BYTES: Final = 256 * 1024
+_LINE_CHARACTERS: Final = 2_000
+_NOT_TEXT: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+"""Colours and control characters: a database can't store all of them."""
+
+_PASSED_ON: Final = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS")
+_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_MARK: Final = "MUSTER_ENGINE"
+"""Tells an engine apart that was started by an agent that was killed before it could note the process id."""
+
+
+class _Record(Value):
+    boot_id: str
+    port: int
+    started_at: Instant
+    details: dict[str, object]
+    pid: int | None = None
+    """None: about to be started."""
+    start_ticks: int | None = None
+    """With pid and boot, this is the process and no later one with its number."""
+    ended: bool = False
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class _Process(NamedTuple):
+    """One line of /proc/<pid>/stat (`man 5 proc_pid_stat`)."""
+
+    state: str
+    group: int
+    start_ticks: int
+
+
+@dataclass(slots=True)
+class _Engine:
+    id: EngineId
+    record: _Record
+    pid: int
+    start_ticks: int
+    pidfd: int
+    grace_ends: float = 0.0
+    """On the loop's clock: until then a stopping engine's children may take their time."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def running(self) -> RunningEngine:
+        return RunningEngine(self.id, self.pid, self.record.port, self.record.started_at, self.record.details)
+
+
+class LocalProcessRuntime:
+    """A ContainerRuntime without containers. It adopts what runs the first time it is asked anything."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
+        self._engines: dict[EngineId, _Engine] | None = None
+        self._exits: asyncio.Queue[EngineExit] = asyncio.Queue()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
+        if (known := self._known().get(engine)) is not None:
+            return known.running
+        return self._start(engine, command, details)  # nothing is awaited: a cancelled start has started nothing
+
+    async def stop(self, engine: EngineId, grace_seconds: float) -> None:
+        if (known := self._known().get(engine)) is not None:
+            known.grace_ends = asyncio.get_running_loop().time() + grace_seconds
+            _signal_group(known, signal.SIGTERM)
+            try:
+                async with asyncio.timeout(grace_seconds):
+                    await known.gone.wait()
+            except TimeoutError:
+                _signal_group(known, signal.SIGKILL)
+                await known.gone.wait()
+        self._path(engine, "json").unlink(missing_ok=True)
+
+    async def list(self) -> tuple[RunningEngine, ...]:
+        return tuple(engine.running for engine in self._known().values())
+
+    async def exits(self) -> AsyncIterator[EngineExit]:
+        self._known()
+        while True:
+            yield await self._exits.get()
+
+    async def log_tail(self, engine: EngineId, lines: int) -> tuple[str, ...]:
+        return _tail(self._path(engine, "log"), lines)
+
+    async def close(self) -> None:
+        for engine in (self._engines or {}).values():
+            asyncio.get_running_loop().remove_reader(engine.pidfd)
+            os.close(engine.pidfd)
+        self._engines = {}
+        for ending in self._endings:
+            ending.cancel()
+        await asyncio.gather(*self._endings, return_exceptions=True)
+
+    def _known(self) -> dict[EngineId, _Engine]:
+        if self._engines is None:
+            self._engines = {}
+            self._adopt()
+        return self._engines
+
+    def _adopt(self) -> None:
+        for path in sorted(self._directory.glob("*/*.json")):
+            if not path.stem.isdecimal():
+                continue
+            engine = EngineId(InstanceId(path.parent.name), int(path.stem))
+            try:
+                record = _Record.model_validate_json(path.read_bytes())
+            except (
+                OSError,
+                ValidationError,
+            ):  # the power failed while it was written: the boot that it tells of is over
+                self._exits.put_nowait(EngineExit(engine, None, None, _tail(self._path(engine, "log"), EXIT_LOG_LINES)))
+                continue
+            pid = None if record.ended or record.boot_id != _boot_id() else self._pid_of(engine, record)
+            if pid is None or not self._watch(engine, record, pid):
+                self._ended(engine, record)
+
+    def _pid_of(self, engine: EngineId, record: _Record) -> int | None:
+        if record.pid is not None:
+            process = _process(record.pid)
+            return record.pid if process is not None and process.start_ticks == record.start_ticks else None
+        mark = f"{_MARK}={self._mark(engine)}\0".encode()
+        marked = [
+            (process.start_ticks, pid) for pid, process in _processes() if process.group == pid and _has(pid, mark)
+        ]
+        return min(marked)[1] if marked else None  # the eldest: its children may lead groups too
+
+    def _start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
+        environment = engine_environment(command.env, os.environ) | {_MARK: self._mark(engine)}
+        bad = [argument for argument in command.argv if "\0" in argument]
+        bad += [name for name, value in environment.items() if not name or "=" in name or "\0" in name + value]
+        if bad:
+            raise EngineNotStarted((UnknownParameter(parameter=repr(bad[0])),), "no process can be given this")
+        program = shutil.which(command.argv[0], path=environment.get("PATH"))
+        if program is None:
+            raise EngineNotStarted((EngineNotInstalled(program=command.program),), f"no program {command.argv[0]}")
+        record = _Record(boot_id=_boot_id(), port=command.port, started_at=datetime.now(UTC), details=dict(details))
+        try:
+            self._path(engine, "log").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._tidy(engine)
+            self._write(engine, record)
+            pid = _spawn(program, command.argv, environment, self._path(engine, "log"))
+        except OSError as error:
+            self._path(engine, "json").unlink(missing_ok=True)
+            unfit = error.errno in {errno.ENOENT, errno.EACCES, errno.ENOEXEC} and error.filename == program
+            reason = EngineNotInstalled(program=command.program) if unfit else EngineExited(exit_code=None)
+            raise EngineNotStarted((reason,), str(error)) from error
+        if not self._watch(engine, record, pid):
+            self._path(engine, "json").unlink(missing_ok=True)
+            raise EngineNotStarted((EngineExited(exit_code=None),), "somebody else waited for its end")
+        watched = self._known()[engine]
+        with contextlib.suppress(OSError):  # the disk is full: an agent that adopts it goes by the mark
+            self._write(engine, watched.record)
+        return watched.running
+
+    def _watch(self, engine: EngineId, record: _Record, pid: int) -> bool:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        process = _process(pid)  # read after the pidfd is held: from here on this is the process that is watched
+        if process is None or (record.start_ticks is not None and process.start_ticks != record.start_ticks):
+            os.close(pidfd)
+            return False
+        record = record.model_copy(update={"pid": pid, "start_ticks": process.start_ticks})
+        watched = _Engine(engine, record, pid, process.start_ticks, pidfd)
+        self._known()[engine] = watched
+        asyncio.get_running_loop().add_reader(pidfd, self._leader_ended, watched)
+        return True
+
+    def _leader_ended(self, engine: _Engine) -> None:
+        asyncio.get_running_loop().remove_reader(engine.pidfd)
+        ending = asyncio.create_task(self._end(engine))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def _end(self, engine: _Engine) -> None:
+        """The leader has ended, and keeps its number until it is waited for: the group can be killed by it."""
+        await _until_gone(engine, engine.grace_ends - asyncio.get_running_loop().time())
+        _signal_group(engine, signal.SIGKILL)
+        await _until_gone(engine, REST_SECONDS)
+        exit_code, number = _how_it_ended(engine.pidfd)
+        self._known().pop(engine.id)
+        os.close(engine.pidfd)
+        self._ended(engine.id, engine.record.model_copy(update={"exit_code": exit_code, "signal": number}))
+        engine.gone.set()
+
+    def _ended(self, engine: EngineId, record: _Record) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the next agent finds out by itself, without the exit code
+            self._write(engine, record.model_copy(update={"ended": True}))
+        log = _tail(self._path(engine, "log"), EXIT_LOG_LINES)
+        self._exits.put_nowait(EngineExit(engine, record.exit_code, record.signal, log))
+
+    def _tidy(self, engine: EngineId) -> None:
+        """Makes room for an attempt: the ends of former ones are answered by it, and their logs shrink and go."""
+        running = {other.attempt for other in self._known() if other.instance_id == engine.instance_id}
+        folder = self._path(engine, "log").parent
+        attempts = {int(path.stem) for path in folder.iterdir() if path.stem.isdecimal()}
+        for age, attempt in enumerate(sorted(attempts - running - {engine.attempt}, reverse=True), start=2):
+            former = EngineId(engine.instance_id, attempt)
+            self._path(former, "json").unlink(missing_ok=True)
+            if age > LOGS_KEPT:
+                self._path(former, "log").unlink(missing_ok=True)
+            else:
+                _shorten(self._path(former, "log"))
+
+    def _path(self, engine: EngineId, suffix: str) -> Path:
+        return self._directory / engine.instance_id / f"{engine.attempt}.{suffix}"
+
+    def _mark(self, engine: EngineId) -> str:
+        return str(self._path(engine, "log"))
+
+    def _write(self, engine: EngineId, record: _Record) -> None:
+        path = self._path(engine, "json")
+        part = path.with_suffix(".part")
+        part.write_text(record.model_dump_json(), encoding="utf-8")
+        part.replace(path)
+
+
+def engine_environment(wanted: Mapping[str, str], agents: Mapping[str, str]) -> dict[str, str]:
+    """A few variables of the agent's, and what the command wants; no proxy ever stands between an engine and this machine."""
+    names = [*_PASSED_ON, *(name for proxy in _PROXIES for name in (proxy, proxy.lower()))]
+    environment = {name: agents[name] for name in names if name in agents} | dict(wanted)
+    excepted = [
+        host.strip()
+        for source in (wanted, agents)
+        for name in ("NO_PROXY", "no_proxy")
+        for host in source.get(name, "").split(",")
+    ]
+    no_proxy = ",".join(dict.fromkeys(host for host in (*excepted, *_LOOPBACK) if host))
+    return environment | {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
+
+
+def _spawn(program: str, argv: tuple[str, ...], environment: Mapping[str, str], log: Path) -> int:
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            argv,
+            executable=program,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            close_fds=True,
+            start_new_session=True,
+        )
+    process.returncode = 0  # it is waited for through its pidfd: keeps Popen from doing so when it is collected
+    return process.pid
+
+
+def _how_it_ended(pidfd: int) -> tuple[int | None, int | None]:
+    """Exit code and signal; neither for an adopted engine, which its own parent waits for."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None, None
+    if result is None:
+        return None, None
+    return (result.si_status, None) if result.si_code == os.CLD_EXITED else (None, result.si_status)
+
+
+def _signal_group(engine: _Engine, number: signal.Signals) -> None:
+    if _group(engine):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(engine.pid, number)
+
+
+async def _until_gone(engine: _Engine, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            while group := _group(engine):
+                await _exit_of(group[0])
+
+
+async def _exit_of(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _group(engine: _Engine) -> list[int]:
+    """The living members of the engine's group; none once its number belongs to somebody else."""
+    leader = _process(engine.pid)
+    if leader is not None and leader.start_ticks != engine.start_ticks:
+        return []
+    return [pid for pid, process in _processes() if process.group == engine.pid and process.state not in "ZX"]
+
+
+def _processes() -> Iterator[tuple[int, _Process]]:
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal() and (process := _process(int(directory.name))) is not None:
+            yield int(directory.name), process
+
+
+def _process(pid: int) -> _Process | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may contain anything
+    return _Process(state=fields[0].decode(), group=int(fields[2]), start_ticks=int(fields[19]))
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _tail(log: Path, lines: int) -> tuple[str, ...]:
+    """A line is what a terminal would show of it at last: progress bars write it over and over."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ()
+    shown = (line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")[-lines:])
+    return tuple(_NOT_TEXT.sub("", line)[:_LINE_CHARACTERS] for line in shown) if text and lines > 0 else ()
+
+
+def _shorten(log: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > FORMER_LOG_BYTES:
+            with log.open("rb") as file:
+                file.seek(-FORMER_LOG_BYTES, os.SEEK_END)
+                end = file.read()
+            log.write_bytes(end)

@@ -1,0 +1,1 @@
+"""One pure function per engine: an assigned instance becomes a command line."""

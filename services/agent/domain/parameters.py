@@ -1,0 +1,47 @@
+"""The forms in which people write flags: `--a=b`, `--a b` in one string or two, `-c 4096`, `--a_b` for `--a-b`."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+_FLAG: Final = re.compile(r"--?[A-Za-z][\w.-]*")
+"""A negative number (`-1`) is a value, and so is a lone dash."""
+_ONE_STRING: Final = re.compile(rf"({_FLAG.pattern})\s+(.+)", re.DOTALL)
+
+
+def find(parameters: Sequence[str], names: Collection[str]) -> str | None:
+    """The value of the last flag with one of these names (`("--ctx-size", "-c")`).
+
+    `""` when the flag is given without a value, None when it isn't given.
+    """
+    wanted = {_plain(name) for name in names}
+    found = None
+    for name, value in _pairs(split(parameters)):
+        if name in wanted:
+            found = value
+    return found
+
+
+def split(parameters: Sequence[str]) -> tuple[str, ...]:
+    """`"--a b c"` in one string becomes the flag and one value, `"--a"` and `"b c"`; everything else stays as it is."""
+    arguments: list[str] = []
+    for parameter in parameters:
+        match = _ONE_STRING.fullmatch(parameter)
+        arguments.extend(match.groups() if match else (parameter,))
+    return tuple(arguments)
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for here, following in pairwise((*arguments, "")):
+        name, equals, value = here.partition("=")
+        if not _FLAG.fullmatch(name):
+            continue
+        if equals:
+            yield _plain(name), value
+        else:
+            yield _plain(name), "" if _FLAG.fullmatch(following.partition("=")[0]) else following
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "-")

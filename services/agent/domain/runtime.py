@@ -1,0 +1,89 @@
+"""The port through which the agent runs engines: as local processes, or in containers."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from schemas.ids import InstanceId
+from schemas.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    """What the engine gets on top of the few variables of the agent that a runtime passes on."""
+    program: str
+    """What the operator would have to install, in words for a reason."""
+    health_path: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineId:
+    instance_id: InstanceId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    id: EngineId
+    handle: int | str
+    """The process id of the engine's group, or the id of its container."""
+    port: int
+    started_at: datetime
+    details: Mapping[str, object]
+    """What the caller gave to `start`, also when another agent started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExit:
+    """An engine is gone with everything it started. Both numbers are None where nobody could see how it ended."""
+
+    id: EngineId
+    exit_code: int | None
+    signal: int | None
+    log_tail: tuple[str, ...]
+
+
+class EngineNotStarted(Exception):
+    """There is no process and will be none: `reasons` say why, the message is the system's own."""
+
+    def __init__(self, reasons: tuple[Reason, ...], message: str) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
+class ContainerRuntime(Protocol):
+    """Engines outlive the agent; one that starts again on the same machine adopts what runs."""
+
+    async def start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
+        """Starting what runs already changes nothing. `details` are kept as JSON. Raises EngineNotStarted."""
+        ...
+
+    async def stop(self, engine: EngineId, grace_seconds: float) -> None:
+        """Asks, waits that long, then kills; returns when nothing of the engine is left.
+
+        An engine that has ended is forgotten: its end is not told again. Stopping what is not there is fine.
+        """
+        ...
+
+    async def list(self) -> tuple[RunningEngine, ...]:
+        """Everything that runs, adopted engines included."""
+        ...
+
+    def exits(self) -> AsyncIterator[EngineExit]:
+        """Every end once, stops included, as it happens; for one reader.
+
+        An agent that starts again is told of the ends that nobody answered with `stop` or with a newer attempt.
+        """
+        ...
+
+    async def log_tail(self, engine: EngineId, lines: int) -> tuple[str, ...]:
+        """The last lines, oldest first; nothing when there is no log (any more)."""
+        ...
+
+    async def close(self) -> None:
+        """Stops watching. The engines run on."""
+        ...

@@ -1,0 +1,363 @@
+"""The agent's shell: makes its machine look like its assignment says, and reports what it sees. Decides nothing for the fleet."""
+
+import asyncio
+import contextlib
+import logging
+import shlex
+import socket
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Final
+
+import aiohttp
+from faststream.nats import NatsBroker
+
+from kernel.accounts import inbox_prefix, public_key, worker_id_of
+from kernel.bus import Bus
+from kernel.clock import Clock, SystemClock
+from kernel.edge import Edge
+from kernel.errors import Unavailable
+from kernel.inbox import make_broker
+from kernel.process import retry_until_connected
+from kernel.settings import BadSettings
+from schemas.asks import LogLines, TailLog
+from schemas.assignment import Assigned, AssignedInstance
+from schemas.ids import WorkerId
+from schemas.models import Inventory
+from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved
+from schemas.subjects import ask
+from services.agent.adapters.inventory import read_inventory
+from services.agent.adapters.local_process import LocalProcessRuntime
+from services.agent.adapters.ports import free_port
+from services.agent.domain.diagnosis import diagnose
+from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.plan import plan, worker_ports
+from services.agent.domain.runtime import ContainerRuntime, EngineExit, EngineId, EngineNotStarted, RunningEngine
+from services.agent.settings import AgentSettings
+
+log = logging.getLogger(__name__)
+
+PROBE_STARTING_SECONDS: Final = 0.05
+PROBE_SECONDS: Final = 1.0
+PROBE_TIMEOUT_SECONDS: Final = 1.0
+PROBES_UNTIL_UNHEALTHY: Final = 3
+LOADING_AGAIN_SECONDS: Final = 10.0
+LINES_OF_EVIDENCE: Final = 50
+
+
+@dataclass(slots=True)
+class Watched:
+    """An engine that the agent knows of."""
+
+    id: EngineId
+    rank: int = 0
+    phase: EnginePhase = "accepted"
+    port: int | None = None
+    program: str = ""
+    health_path: str = "/health"
+    ended: EngineSeen | None = None
+    probing: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def seen(self) -> EngineSeen:
+        if self.ended is not None:
+            return self.ended
+        ports = (self.port,) if self.port is not None else ()
+        return EngineSeen(
+            instance_id=self.id.instance_id, attempt=self.id.attempt, rank=self.rank, phase=self.phase, ports=ports
+        )
+
+
+class AgentProcess:
+    name = "agent"
+
+    def __init__(
+        self, settings: AgentSettings, *, clock: Clock | None = None, runtime: ContainerRuntime | None = None
+    ) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._why_not_ready: str | None = "connecting"
+        self._seed = settings.agent_nkey_seed or settings.nats_nkey_seed
+        if self._seed is None:
+            raise BadSettings(
+                "MUSTER_AGENT_NKEY_SEED (or MUSTER_AGENT_NKEY_SEED_FILE) is missing: it is the worker's identity"
+            )
+        self.worker_id: WorkerId = worker_id_of(public_key(self._seed.get_secret_value()))
+        try:
+            self._ports = worker_ports(settings.engine_ports)
+        except ValueError as error:
+            raise BadSettings(f"MUSTER_ENGINE_PORTS is wrong: {error}") from error
+        self._runtime = runtime or LocalProcessRuntime(settings.data_dir / "engines")
+        self._engines: dict[EngineId, Watched] = {}
+        self._stopping: set[EngineId] = set()
+        self._reconciling = asyncio.Lock()
+        self._edge: Edge | None = None
+        self._http: aiohttp.ClientSession | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._address = settings.worker_ip or detect_address()
+
+    def not_ready(self) -> str | None:
+        return self._why_not_ready
+
+    async def run(self) -> None:
+        settings = self._settings.model_copy(update={"nats_nkey_seed": self._seed})
+        bus_settings = settings.bus(inbox_prefix=inbox_prefix("agent", self.worker_id))
+        buses: list[Bus] = []
+
+        async def connect() -> None:
+            buses.append(await Bus.connect(f"agent {self.worker_id}", bus_settings, timeout_seconds=3))
+
+        await retry_until_connected("NATS", connect)
+        bus = buses[0]
+        state_file = self._settings.data_dir / "agent" / "assigned.json"
+        edge = self._edge = Edge(bus, self.worker_id, "agent", self._clock, state_file, self._picture)
+        broker = make_broker(f"agent {self.worker_id} asks", bus_settings)
+        self._answer_questions(broker)
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_SECONDS))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for engine in await self._runtime.list():
+                    self._adopt(engine)
+                await broker.start()
+                tasks.create_task(self._watch_exits())
+                tasks.create_task(self._watch_inventory(edge))
+                self._why_not_ready = None
+                tasks.create_task(edge.run(self._assigned))
+        finally:
+            await self._leave(edge)
+            with contextlib.suppress(Exception):
+                await broker.stop()
+            await self._http.close()
+            await self._runtime.close()
+            await bus.close()
+
+    # -- the assignment -----------------------------------------------------------------------------------------------
+
+    async def _assigned(self, document: Assigned) -> None:
+        async with self._reconciling:
+            running = [engine.id for engine in await self._runtime.list()]
+            known = self._engines.values()
+            todo = plan(
+                document,
+                running,
+                accepted=[w.id for w in known if w.ended is None and w.id not in running],
+                ended=[w.id for w in known if w.ended is not None],
+            )
+            for engine in todo.forget:
+                self._forget(engine)
+            for engine in todo.stop:
+                self._spawn(self._stop(engine))
+            for instance in todo.accept:
+                watched = Watched(EngineId(instance.instance_id, instance.attempt), rank=instance.rank)
+                self._engines[watched.id] = watched
+                self._report(watched)
+            paths = {file.file_id: file.paths for file in document.files}
+            for instance in todo.start:
+                files = tuple(path for file_id in instance.files for path in paths.get(file_id, ()))
+                await self._start(instance, files)
+
+    async def _start(self, instance: AssignedInstance, files: tuple[str, ...]) -> None:
+        engine = EngineId(instance.instance_id, instance.attempt)
+        watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
+        try:
+            taken = {w.port for w in self._engines.values() if w.port is not None}
+            port = instance.ports[0] if instance.ports else free_port(self._address, self._ports, taken)
+            program = tuple(shlex.split(self._settings.llama_cpp_command))
+            command = llama_cpp(instance, files, port, self._address, program)
+            watched.port, watched.program, watched.health_path = port, command.program, command.health_path
+            details = {"rank": instance.rank, "program": command.program, "health_path": command.health_path}
+            await self._runtime.start(engine, command, details)
+        except EngineNotStarted as error:
+            self._ended(watched, EngineExit(engine, None, None, (str(error),)), error.reasons)
+            return
+        watched.phase = "loading"
+        self._report(watched)
+        self._probe(watched)
+
+    async def _stop(self, engine: EngineId) -> None:
+        """Report it stopped when nothing of it is left."""
+        if engine in self._stopping:
+            return
+        self._stopping.add(engine)
+        try:
+            watched = self._engines.get(engine, Watched(engine))
+            if watched.probing is not None:
+                watched.probing.cancel()
+            await self._runtime.stop(engine, self._settings.stop_grace_seconds)
+            watched.phase, watched.port = "stopped", None
+            self._report(watched)
+            self._forget(engine)
+        finally:
+            self._stopping.discard(engine)
+
+    def _adopt(self, running: RunningEngine) -> None:
+        """An engine that a former agent started: watched again, untouched."""
+        details = running.details
+        watched = Watched(
+            running.id,
+            rank=int(str(details.get("rank", 0))),
+            phase="loading",
+            port=running.port,
+            program=str(details.get("program", "")),
+            health_path=str(details.get("health_path", "/health")),
+        )
+        self._engines[running.id] = watched
+        self._probe(watched)
+        log.info("adopted %s attempt %d", running.id.instance_id, running.id.attempt)
+
+    # -- what is seen -------------------------------------------------------------------------------------------------
+
+    async def _watch_exits(self) -> None:
+        async for ended in self._runtime.exits():
+            if ended.id in self._stopping:
+                continue
+            watched = self._engines.setdefault(ended.id, Watched(ended.id))
+            if watched.ended is None:
+                reasons = diagnose(
+                    ended.exit_code, ended.signal, ended.log_tail, program=watched.program, port=watched.port or 0
+                )
+                self._ended(watched, ended, reasons)
+
+    def _ended(self, watched: Watched, exit_: EngineExit, reasons: tuple[object, ...]) -> None:
+        if watched.probing is not None:
+            watched.probing.cancel()
+        watched.port = None
+        code = exit_.exit_code if exit_.signal is None else 128 + exit_.signal
+        watched.ended = EngineSeen.model_validate(
+            {
+                "instance_id": watched.id.instance_id,
+                "attempt": watched.id.attempt,
+                "rank": watched.rank,
+                "phase": "exited",
+                "exit_code": code,
+                "reasons": reasons,
+                "log_tail": exit_.log_tail[-LINES_OF_EVIDENCE:],
+            }
+        )
+        self._report(watched)
+
+    def _probe(self, watched: Watched) -> None:
+        watched.probing = self._spawn(self._keep_probing(watched))
+
+    async def _keep_probing(self, watched: Watched) -> None:
+        """Healthy as soon as it answers; unhealthy after three probes in a row without an answer."""
+        misses, told_loading = 0, time.monotonic()
+        while True:
+            if await self._answers(watched):
+                misses = 0
+                if watched.phase != "healthy":
+                    watched.phase = "healthy"
+                    self._report(watched)
+            elif watched.phase in ("healthy", "unhealthy"):
+                misses += 1
+                if misses >= PROBES_UNTIL_UNHEALTHY and watched.phase == "healthy":
+                    watched.phase = "unhealthy"
+                    self._report(watched)
+            elif time.monotonic() - told_loading > LOADING_AGAIN_SECONDS:
+                told_loading = time.monotonic()
+                self._report(watched)
+            await asyncio.sleep(PROBE_STARTING_SECONDS if watched.phase == "loading" else PROBE_SECONDS)
+
+    async def _answers(self, watched: Watched) -> bool:
+        if self._http is None:
+            return False
+        try:
+            async with self._http.get(f"http://{self._address}:{watched.port}{watched.health_path}") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def _watch_inventory(self, edge: Edge) -> None:
+        """A machine that changed is told within seconds; one that did not is not."""
+        known = await self._inventory()
+        while True:
+            await asyncio.sleep(5)
+            now = await self._inventory()
+            if now != known:
+                known = now
+                edge.want_picture()
+
+    async def _inventory(self) -> Inventory:
+        backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
+        return await asyncio.to_thread(read_inventory, self._settings.inventory, backends)
+
+    async def _picture(self) -> WorkerObserved:
+        edge = self._line()
+        inventory = await self._inventory()
+        return WorkerObserved(
+            **edge.identity(),
+            name=self._settings.worker_name,
+            address=self._address,
+            agent_version=version("muster"),
+            inventory=inventory,
+            engines=tuple(watched.seen() for watched in self._engines.values()),
+            assigned_election=edge.election,
+            assigned_seq=edge.seq,
+        )
+
+    def _report(self, watched: Watched) -> None:
+        edge = self._line()
+        edge.report(EngineReported(**edge.identity(), engine=watched.seen()))
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def _answer_questions(self, broker: NatsBroker) -> None:
+        @broker.subscriber(ask(self.worker_id, "logs"), title="logs")
+        async def tail_log(question: TailLog) -> LogLines:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            attempts = [e.attempt for e in self._engines if e.instance_id == question.instance_id]
+            attempt = question.attempt or max(attempts, default=0)
+            if not attempt:
+                return LogLines(found=False)
+            lines = await self._runtime.log_tail(EngineId(question.instance_id, attempt), question.lines)
+            return LogLines(found=True, attempt=attempt, lines=lines)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def _leave(self, edge: Edge) -> None:
+        stop = self._settings.stop_engines_on_exit
+        if stop:
+            for engine in await self._runtime.list():
+                self._stopping.add(engine.id)
+            grace = self._settings.stop_grace_seconds
+            await asyncio.gather(*(self._runtime.stop(engine, grace) for engine in list(self._stopping)))
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(1):
+                await edge.send(WorkerLeaving(**edge.identity(), engines_stopped=stop))
+
+    def _forget(self, engine: EngineId) -> None:
+        watched = self._engines.pop(engine, None)
+        if watched is not None and watched.probing is not None:
+            watched.probing.cancel()
+
+    def _line(self) -> Edge:
+        if self._edge is None:
+            raise Unavailable("the agent is not connected")
+        return self._edge
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        if self._tasks is None:
+            raise Unavailable("the agent is not running")
+        return self._tasks.create_task(_as_coroutine(work))
+
+
+async def _as_coroutine(work: Awaitable[None]) -> None:
+    await work
+
+
+def detect_address() -> str:
+    """The address that this machine is reached at: the one it would talk to others from; loopback without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): a datagram socket sends nothing by connecting
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _llama_cpp_version() -> str | None:
+    try:
+        return version("xllamacpp")
+    except ModuleNotFoundError:
+        return None

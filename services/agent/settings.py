@@ -1,0 +1,31 @@
+"""Settings of the agent (environment: MUSTER_<FIELD>)."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from kernel.settings import ServiceSettings
+
+BUILT_IN_LLAMA_CPP = f"{sys.executable} -m services.agent.adapters.llama_cpp_server"
+
+
+class AgentSettings(ServiceSettings):
+    data_dir: Path = Path(".muster")
+    worker_name: str = Field(default_factory=socket.gethostname)
+    """What people call this worker; a new name is a fact about the same worker."""
+    worker_ip: str | None = None
+    """Where the gateway reaches this worker's engines; detected when not given."""
+    agent_nkey_seed: SecretStr | None = None
+    """Seed of the agent's NKey; the worker's identity is derived from it."""
+    inventory: Path | None = None
+    """A JSON file that describes the machine by hand."""
+    engine_ports: str = "0"
+    """`40000-40063`: where engines listen; `0`: wherever the system finds a free port."""
+    llama_cpp_command: str = BUILT_IN_LLAMA_CPP
+    """The program of the llama.cpp backend, with leading arguments; it takes llama-server's flags."""
+    stop_engines_on_exit: bool = False
+    """Engines outlive the agent unless this is set (`muster up` sets it)."""
+    stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0

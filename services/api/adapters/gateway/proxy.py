@@ -1,0 +1,121 @@
+"""`/v1/*`: OpenAI requests to an engine that runs the model, streamed back byte for byte."""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from prometheus_client import Counter, Histogram
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from services.api.adapters.http.respond import json_response
+from services.api.adapters.reader import Reader
+from services.api.domain.routing import Endpoint, Routes
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 2.0
+PASSED_ON: Final = frozenset({"content-type", "accept", "user-agent", "traceparent", "x-request-id"})
+PASSED_BACK: Final = frozenset({"content-type", "cache-control", "x-request-id"})
+PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+
+REQUESTS = Counter("muster_gateway_requests_total", "Requests to engines", ["path", "status"])
+SECONDS = Histogram("muster_gateway_first_byte_seconds", "From a request to its first byte")
+
+
+class Gateway:
+    def __init__(self, routes: Routes, reader: Reader) -> None:
+        self._routes = routes
+        self._reader = reader
+        self._http: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=600)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=15)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    def make_routes(self) -> list[Route]:
+        proxied = [Route(path, self.forward, methods=["POST"]) for path in PATHS]
+        return [*proxied, Route("/v1/models", self.list_models, methods=["GET"])]
+
+    async def list_models(self, _request: Request) -> Response:
+        models = await self._reader.served_models()
+        data = [
+            {"id": name, "object": "model", "created": int(created.timestamp()), "owned_by": "muster"}
+            for name, created in models
+        ]
+        return json_response({"object": "list", "data": data})
+
+    async def forward(self, request: Request) -> Response:
+        body = await request.body()
+        try:
+            asked: Any = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            return _error(request, 400, "invalid_request", f"the body is not JSON: {error}")
+        name: object = asked.get("model") if isinstance(asked, dict) else None
+        if not isinstance(name, str):
+            return _error(request, 400, "invalid_request", "`model` is missing", param="model")
+        if not self._routes.is_known(name):
+            return _error(request, 404, "model_not_found", f"there is no model {name[:80]}", param="model")
+        candidates = self._routes.candidates(name, time.monotonic())
+        if not candidates:
+            return _error(
+                request, 503, "no_running_instance", f"no instance of {name} runs; `muster explain {name}` tells why"
+            )
+        started = time.monotonic()
+        for endpoint in candidates:
+            payload = (
+                body if endpoint.model_name in ("", name) else orjson.dumps(asked | {"model": endpoint.model_name})
+            )
+            answer = await self._send(request, endpoint, payload)
+            if answer is not None:
+                SECONDS.observe(time.monotonic() - started)
+                REQUESTS.labels(request.url.path, answer.status).inc()
+                return self._stream(endpoint, answer)
+        REQUESTS.labels(request.url.path, 502).inc()
+        return _error(request, 502, "engine_unreachable", f"no engine of {name} could be reached")
+
+    async def _send(self, request: Request, endpoint: Endpoint, body: bytes) -> aiohttp.ClientResponse | None:
+        """The head of the engine's answer; None when it could not be reached, so that another one may be asked."""
+        if self._http is None:
+            return None
+        headers = {name: value for name, value in request.headers.items() if name in PASSED_ON}
+        endpoint.in_flight += 1
+        try:
+            return await self._http.post(f"{endpoint.url}{request.url.path}", data=body, headers=headers)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            endpoint.in_flight -= 1
+            endpoint.refused_at = time.monotonic()
+            log.warning("engine %s at %s: %s", endpoint.instance_id, endpoint.url, error)
+            return None
+        except BaseException:
+            endpoint.in_flight -= 1
+            raise
+
+    @staticmethod
+    def _stream(endpoint: Endpoint, answer: aiohttp.ClientResponse) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+            finally:
+                endpoint.in_flight -= 1
+                answer.close()
+
+        headers = {name: value for name, value in answer.headers.items() if name.lower() in PASSED_BACK}
+        return StreamingResponse(chunks(), status_code=answer.status, headers=headers)
+
+
+def _error(request: Request, status: int, code: str, message: str, *, param: str | None = None) -> Response:
+    REQUESTS.labels(request.url.path, status).inc()
+    body = {"message": message, "type": code, "code": code, "param": param, "request_id": request.state.request_id}
+    headers = {"retry-after": "1"} if status == 503 else None
+    return json_response({"error": body}, status, headers)

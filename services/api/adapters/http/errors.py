@@ -1,0 +1,89 @@
+"""Every error as a problem document (RFC 9457) with our code: what was wrong, where, and the request's id."""
+
+import logging
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from kernel.bus import JetStreamError
+from kernel.errors import Conflict, Refused, Unavailable
+from services.api.adapters.http.respond import json_response
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS: Final = "1"
+CODES: Final = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def problem(
+    request: Request, status: int, code: str, message: str, *, field: str | None = None, **more: Any
+) -> Response:
+    request_id = getattr(request.state, "request_id", None)
+    if request.url.path.startswith("/v1/"):
+        body: dict[str, Any] = {
+            "error": {"message": message, "type": code, "code": code, "param": field, "request_id": request_id}
+        }
+    else:
+        body = {
+            "type": f"urn:muster:error:{code}",
+            "title": code.replace("_", " "),
+            "status": status,
+            "code": code,
+            "message": message,
+            "field": field,
+            "request_id": request_id,
+        } | more
+    headers = {"retry-after": RETRY_AFTER_SECONDS} if status in (429, 503) else None
+    return json_response(body, status_code=status, headers=headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        if not isinstance(error, Refused):
+            raise error
+        more = {"numbers": error.numbers} if error.numbers else {}
+        return problem(request, error.status, error.code, error.message, field=error.field, **more)
+
+    @app.exception_handler(Conflict)
+    async def conflict(request: Request, _error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return problem(request, 409, "conflict", "somebody else changed this meanwhile; read it again")
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return problem(request, 503, "unavailable", str(error))
+
+    @app.exception_handler(JetStreamError)
+    async def log_refused(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return problem(request, 503, "unavailable", f"the log is not available: {error}")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        if not isinstance(error, RequestValidationError):
+            raise error
+        errors = [
+            {
+                "field": ".".join(str(part) for part in each["loc"] if part != "body"),
+                "message": each["msg"],
+                "type": each["type"],
+            }
+            for each in error.errors()
+        ]
+        first = errors[0]
+        code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_request"
+        message = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
+        return problem(request, 422, code, message, field=first["field"] or None, errors=errors)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        if not isinstance(error, HTTPException):
+            raise error
+        return problem(request, error.status_code, CODES.get(error.status_code, "http_error"), str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        log.error("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
+        return problem(request, 500, "internal_error", "an error of ours; the log tells more under this request id")

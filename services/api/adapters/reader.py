@@ -1,0 +1,194 @@
+"""Resources as REST shows them, read from the views of the read models."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from kernel.errors import Refused, Unavailable
+from kernel.log.port import Position
+from kernel.projections.marks import HighWater
+from kernel.projections.tables import SCHEMA
+from schemas.ids import ModelId
+from schemas.models import ModelSpec
+from services.api.adapters.database import UNREACHABLE
+
+Document = dict[str, Any]
+
+_REASONS: Final = f"""COALESCE((SELECT jsonb_agg(jsonb_build_object('worker_id', r.worker_id, 'worker', w.name, 'code', r.code,
+ 'who', r.who, 'numbers', r.numbers, 'text', r.text, 'since', r.since, 'cause_seq', r.cause_seq) ORDER BY r.position)
+ FROM {SCHEMA}.reasons r LEFT JOIN {SCHEMA}.workers w ON w.id = r.worker_id
+ WHERE r.kind = '{{kind}}' AND r.resource_id = t.id), '[]'::jsonb) AS reasons"""
+
+MODELS: Final = f"SELECT t.*, {_REASONS.format(kind='model')} FROM {SCHEMA}.models t"
+INSTANCES: Final = (
+    f"SELECT t.*, m.name AS model_name, k.name AS worker_name, e.address, e.port, {_REASONS.format(kind='instance')}"
+    f" FROM {SCHEMA}.instances t LEFT JOIN {SCHEMA}.models m ON m.id = t.model_id"
+    f" LEFT JOIN {SCHEMA}.workers k ON k.id = t.worker_id"
+    f" LEFT JOIN {SCHEMA}.endpoints e ON e.instance_id = t.id AND e.attempt = t.attempt"
+)
+WORKERS: Final = (
+    f"SELECT t.*, {_REASONS.format(kind='worker')}, COALESCE((SELECT jsonb_agg(to_jsonb(g) - 'worker_id' ORDER BY g.type,"
+    f" g.index) FROM {SCHEMA}.gpus g WHERE g.worker_id = t.id), '[]'::jsonb) AS gpus FROM {SCHEMA}.workers t"
+)
+FILES: Final = (
+    f"SELECT t.*, k.name AS worker_name, {_REASONS.format(kind='file')} FROM {SCHEMA}.files t"
+    f" LEFT JOIN {SCHEMA}.workers k ON k.id = t.worker_id"
+)
+
+
+class Reader:
+    def __init__(self, engine: AsyncEngine, high_water: HighWater) -> None:
+        self._engine = engine
+        self._high_water = high_water
+
+    async def models(self) -> list[Document]:
+        return [self._model(row) for row in await self._rows(f"{MODELS} ORDER BY t.name, t.id")]
+
+    async def model(self, name_or_id: str) -> Document:
+        return self._model(await self._one(f"{MODELS} WHERE t.id = :key OR t.name = :key", "model", name_or_id))
+
+    async def model_wish(self, name_or_id: str) -> tuple[ModelId, ModelSpec, int]:
+        """Id, spec and generation, to write over. Raises Refused (not_found)."""
+        row = await self._one(
+            f"SELECT id, spec, replicas, generation FROM {SCHEMA}.models t WHERE t.id = :key OR t.name = :key",
+            "model",
+            name_or_id,
+        )
+        return (
+            ModelId(row["id"]),
+            ModelSpec.model_validate(row["spec"] | {"replicas": row["replicas"]}),
+            row["generation"],
+        )
+
+    async def instances(self, model: str | None = None) -> list[Document]:
+        where = " WHERE m.id = :model OR m.name = :model" if model else ""
+        rows = await self._rows(f"{INSTANCES}{where} ORDER BY t.name, t.id", model=model)
+        return [self._instance(row) for row in rows]
+
+    async def instance(self, name_or_id: str) -> Document:
+        return self._instance(
+            await self._one(f"{INSTANCES} WHERE t.id = :key OR t.name = :key", "instance", name_or_id)
+        )
+
+    async def workers(self) -> list[Document]:
+        return [self._worker(row) for row in await self._rows(f"{WORKERS} ORDER BY t.name, t.id")]
+
+    async def worker(self, name_or_id: str) -> Document:
+        return self._worker(await self._one(f"{WORKERS} WHERE t.id = :key OR t.name = :key", "worker", name_or_id))
+
+    async def files(self) -> list[Document]:
+        return [self._file(row) for row in await self._rows(f"{FILES} ORDER BY t.id")]
+
+    async def file(self, file_id: str) -> Document:
+        return self._file(await self._one(f"{FILES} WHERE t.id = :key", "file", file_id))
+
+    async def timeline(self, kind: str, resource_id: str) -> list[Document]:
+        """Every fact about a resource, oldest first."""
+        rows = await self._rows(
+            f"SELECT seq, at, type, worker_id, actor, correlation_id, causation_id, data FROM {SCHEMA}.history"
+            " WHERE kind = :kind AND resource_id = :id ORDER BY seq",
+            kind=kind,
+            id=resource_id,
+        )
+        return [{**row, "seq": str(self._position(row["seq"])), "at": _iso(row["at"])} for row in rows]
+
+    async def served_models(self) -> list[tuple[str, datetime]]:
+        """Names and creation times of models that clients may ask for."""
+        rows = await self._rows(f"SELECT name, created_at FROM {SCHEMA}.models ORDER BY name")
+        return [(row["name"], row["created_at"]) for row in rows]
+
+    # -- documents ----------------------------------------------------------------------------------------------------
+
+    def _model(self, row: RowMapping) -> Document:
+        return spec_document(ModelSpec.model_validate(row["spec"] | {"replicas": row["replicas"]})) | {
+            "id": row["id"],
+            "state": row["state"],
+            "since": _iso(row["since"]),
+            "ready_replicas": row["running"],
+            "reasons": row["reasons"],
+            "generation": str(self._position(row["generation"])),
+            "observed_generation": str(self._position(row["observed_generation"])),
+            "created_at": _iso(row["created_at"]),
+            "updated_at": _iso(row["updated_at"]),
+        }
+
+    def _instance(self, row: RowMapping) -> Document:
+        members: list[Mapping[str, Any]] = row["members"]
+        leader: Mapping[str, Any] = members[0] if members else {}
+        return {
+            "id": row["id"],
+            "name": row["name"],
+            "model_id": row["model_id"],
+            "model_name": row["model_name"],
+            "state": row["state"],
+            "since": _iso(row["since"]),
+            "reasons": row["reasons"],
+            "closest_worker": row["closest_worker"],
+            "suggestions": row["suggestions"],
+            "attempt": row["attempt"],
+            "generation": str(self._position(row["generation"])) if row["generation"] is not None else None,
+            "worker_id": row["worker_id"],
+            "worker_name": row["worker_name"],
+            "worker_ip": row["address"],
+            "port": row["port"],
+            "gpu_type": leader.get("accelerator"),
+            "gpu_indexes": leader.get("gpu_indexes", []),
+            "computed_resource_claim": leader.get("claim"),
+            "restart_count": row["restarts"],
+            "next_restart_at": _iso(row["next_restart_at"]),
+            "exit_code": row["exit_code"],
+            "failed_phase": row["failed_phase"],
+            "log_tail": row["log_tail"],
+            "created_at": _iso(row["created_at"]),
+        }
+
+    @staticmethod
+    def _worker(row: RowMapping) -> Document:
+        hidden = {"seq", "cause_seq", "since", "registered_at"}
+        return {key: value for key, value in row.items() if key not in hidden} | {
+            "ip": row["address"],
+            "since": _iso(row["since"]),
+            "registered_at": _iso(row["registered_at"]),
+        }
+
+    @staticmethod
+    def _file(row: RowMapping) -> Document:
+        hidden = {"seq", "cause_seq", "since", "source"}
+        return {key: value for key, value in row.items() if key not in hidden} | {
+            "source": row["source"]["type"],
+            "local_path": row["source"].get("path"),
+            "since": _iso(row["since"]),
+        }
+
+    def _position(self, sequence: int) -> Position:
+        return Position(max(self._high_water.mark.generation, 1), sequence)
+
+    # -- queries ------------------------------------------------------------------------------------------------------
+
+    async def _rows(self, query: str, **parameters: object) -> list[RowMapping]:
+        """Raises Unavailable."""
+        try:
+            async with self._engine.connect() as connection:
+                return list((await connection.execute(text(query), parameters)).mappings().all())
+        except (DBAPIError, *UNREACHABLE) as error:
+            raise Unavailable("PostgreSQL is away") from error
+
+    async def _one(self, query: str, kind: str, key: str) -> RowMapping:
+        rows = await self._rows(query, key=key)
+        if not rows:
+            raise Refused("not_found", f"there is no {kind} {key[:80]}", status=404)
+        return next((row for row in rows if row["id"] == key), rows[0])
+
+
+def spec_document(spec: ModelSpec) -> Document:
+    """A model's wish with the source's fields beside the others, as the peer's API has them."""
+    document = spec.model_dump(mode="json", exclude={"source"})
+    return document | {"source": spec.source.type, "local_path": spec.source.path}
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at is not None else None

@@ -1,0 +1,255 @@
+"""From a user's wish to facts that are durable and projected (DESIGN: acknowledged means both stores)."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from kernel.clock import Clock
+from kernel.errors import Conflict, Refused, Unavailable
+from kernel.log.names import look_up_name
+from kernel.log.port import Draft, EventLog, Guard, Position
+from kernel.log.seal import Cause, seal_fact
+from kernel.projections.marks import HighWater
+from kernel.projections.tables import SCHEMA
+from schemas.envelope import Envelope
+from schemas.facts import InstanceDeletionRequested, ModelCreated, NameFreed, NameTaken, WorkerRemovalRequested
+from schemas.facts.base import Fact
+from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.models import ModelSpec
+from schemas.subjects import api_part_of
+from services.api.adapters.database import UNREACHABLE
+from services.api.adapters.feed import Feed
+from services.api.domain.models import changed, deleted
+from services.api.settings import ApiSettings
+
+TRIES: Final = 5
+BATCHES_AT_ONCE: Final = 16
+"""The server takes 50 open batches a stream, from all replicas together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and how the request is told apart from others."""
+
+    actor: str
+    request_id: str
+    traceparent: str | None = None
+    command_id: str | None = None
+    """From the Idempotency-Key: `<key digest>.<body digest>`."""
+
+    @property
+    def cause(self) -> Cause:
+        return Cause(
+            correlation_id=self.request_id,
+            causation_id=self.request_id,
+            command_id=self.command_id,
+            actor=self.actor,
+            traceparent=self.traceparent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An acknowledged write: durable, and projected unless it says otherwise."""
+
+    resource_id: str
+    sequence: int
+    generation: int
+    projected: bool
+    spec: ModelSpec | None = None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.generation, self.sequence)
+
+
+def command_id(actor: str, route: str, key: str, body: bytes) -> str:
+    """The same key by the same caller on the same route is the same command; the body's digest tells misuse."""
+    who = hashlib.sha256(b"\0".join((actor.encode(), route.encode(), key.encode()))).hexdigest()[:32]
+    return f"{who}.{hashlib.sha256(body).hexdigest()[:16]}"
+
+
+class Writer:
+    def __init__(
+        self,
+        event_log: EventLog,
+        engine: AsyncEngine,
+        clock: Clock,
+        high_water: HighWater,
+        feed: Feed,
+        settings: ApiSettings,
+    ) -> None:
+        self._log = event_log
+        self._engine = engine
+        self._clock = clock
+        self._high_water = high_water
+        self._feed = feed
+        self._settings = settings
+        self._batches = asyncio.Semaphore(BATCHES_AT_ONCE)
+
+    async def create_model(self, spec: ModelSpec, caller: Caller) -> Written:
+        """Raises Refused (name_taken, idempotency_key_reused), Unavailable."""
+        if (before := await self._done_before(caller)) is not None:
+            return before
+        model_id = ModelId(f"m-{self._clock.new_id().lower()}")
+        for _ in range(TRIES):
+            name = await look_up_name(self._log, "model", spec.name)
+            if name.bearer is not None:
+                if caller.command_id is not None and name.command_id == caller.command_id:
+                    return await self._as_before(ModelId(name.bearer), caller)
+                raise Refused("name_taken", f"there is a model called {spec.name} already", field="name", status=409)
+            taken = NameTaken(of="model", name=spec.name, bearer=model_id)
+            created = ModelCreated(model_id=model_id, spec=spec)
+            own = Guard(api_part_of("model", model_id), 0)
+            try:
+                sequences = await self._append(caller, (taken, name.guard), (created, own))
+            except Conflict:
+                continue
+            return await self._acknowledge(model_id, sequences[-1], spec)
+        raise Unavailable("too many writers want this name at once; try again")
+
+    async def change_model(self, model_id: ModelId, after: ModelSpec, expected: int, caller: Caller) -> Written:
+        """Write what is wanted over generation `expected`. Raises Conflict when somebody wrote first, Refused, Unavailable."""
+        if (before := await self._done_before(caller)) is not None:
+            return before
+        before_spec = await self._spec(model_id)
+        fact = changed(model_id, before_spec, after)
+        if fact is None:
+            return Written(model_id, expected, self._high_water.mark.generation, projected=True, spec=after)
+        guard = Guard(api_part_of("model", model_id), expected)
+        facts: list[tuple[Fact, Guard]] = []
+        if before_spec.name != after.name:
+            name = await look_up_name(self._log, "model", after.name)
+            if name.bearer not in (None, model_id):
+                raise Refused("name_taken", f"there is a model called {after.name} already", field="name", status=409)
+            if name.bearer is None:
+                old = await look_up_name(self._log, "model", before_spec.name)
+                facts.append((NameFreed(of="model", name=before_spec.name), old.guard))
+                facts.append((NameTaken(of="model", name=after.name, bearer=model_id), name.guard))
+        sequences = await self._append(caller, *facts, (fact, guard))
+        return await self._acknowledge(model_id, sequences[-1], after)
+
+    async def delete_model(self, model_id: ModelId, expected: int, caller: Caller) -> Written:
+        """Raises Conflict when somebody wrote first, Refused (not_found), Unavailable."""
+        await self._check_health()
+        spec = await self._spec(model_id)
+        name = await look_up_name(self._log, "model", spec.name)
+        facts: list[tuple[Fact, Guard]] = []
+        if name.bearer == model_id:
+            facts.append((NameFreed(of="model", name=spec.name), name.guard))
+        facts.append((deleted(model_id), Guard(api_part_of("model", model_id), expected)))
+        sequences = await self._append(caller, *facts)
+        return await self._acknowledge(model_id, sequences[-1])
+
+    async def delete_instance(self, instance_id: InstanceId, caller: Caller) -> Written:
+        await self._check_health()
+        subject = api_part_of("instance", instance_id)
+        guard = Guard(subject, await self._log.last_sequence_of(subject))
+        sequences = await self._append(caller, (InstanceDeletionRequested(instance_id=instance_id), guard))
+        return await self._acknowledge(instance_id, sequences[-1])
+
+    async def remove_worker(self, worker_id: WorkerId, caller: Caller) -> Written:
+        await self._check_health()
+        subject = api_part_of("worker", worker_id, worker_id)
+        guard = Guard(subject, await self._log.last_sequence_of(subject))
+        sequences = await self._append(caller, (WorkerRemovalRequested(worker_id=worker_id), guard))
+        return await self._acknowledge(worker_id, sequences[-1])
+
+    # -- the two stores -----------------------------------------------------------------------------------------------
+
+    async def _append(self, caller: Caller, *facts: tuple[Fact, Guard]) -> tuple[int, ...]:
+        at = self._clock.now()
+        drafts: list[Draft] = [
+            seal_fact(
+                fact,
+                event_id=self._clock.new_id(),
+                at=at,
+                source=f"/muster/api/{self._settings.replica}",
+                cause=caller.cause,
+                guard=guard,
+            )
+            for fact, guard in facts
+        ]
+        async with self._batches:
+            return await self._log.append(drafts)
+
+    async def _acknowledge(self, resource_id: str, sequence: int, spec: ModelSpec | None = None) -> Written:
+        projected = await self._high_water.wait_for(sequence, timeout_seconds=self._settings.projection_wait_seconds)
+        return Written(resource_id, sequence, max(self._high_water.mark.generation, 1), projected, spec)
+
+    async def _check_health(self) -> None:
+        """Before anything is appended: would it be projected? Raises Unavailable."""
+        behind = self._feed.behind_seconds()
+        if behind > self._settings.behind_seconds:
+            raise Unavailable(f"the projection is {behind:.0f} s behind the log; nothing was written")
+        try:
+            async with asyncio.timeout(2), self._engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (DBAPIError, *UNREACHABLE) as error:
+            raise Unavailable("PostgreSQL is away; nothing was written") from error
+
+    async def _done_before(self, caller: Caller) -> Written | None:
+        """The answer to the same command, when it was given before. Raises Refused when the key was used for another."""
+        if caller.command_id is None:
+            await self._check_health()
+            return None
+        behind = self._feed.behind_seconds()
+        if behind > self._settings.behind_seconds:
+            raise Unavailable(f"the projection is {behind:.0f} s behind the log; nothing was written")
+        key = caller.command_id.partition(".")[0]
+        try:
+            async with asyncio.timeout(2), self._engine.connect() as connection:
+                rows = await connection.execute(
+                    text(
+                        f"SELECT seq, command_id, kind, resource_id, body FROM {SCHEMA}.event_log"
+                        " WHERE command_id >= :low AND command_id < :high ORDER BY seq"
+                    ),
+                    {"low": f"{key}.", "high": f"{key}/"},
+                )
+                found = rows.all()
+        except (DBAPIError, *UNREACHABLE) as error:
+            raise Unavailable("PostgreSQL is away; nothing was written") from error
+        if not found:
+            return None
+        last = found[-1]
+        if last.command_id != caller.command_id:
+            raise Refused(
+                "idempotency_key_reused", "this Idempotency-Key was used for another request", field="Idempotency-Key"
+            )
+        return self._written(last.seq, Envelope.model_validate(orjson.loads(last.body)), projected=True)
+
+    async def _as_before(self, model_id: ModelId, caller: Caller) -> Written:
+        """The same command is in the log and not yet projected."""
+        events = await self._log.read(api_part_of("model", model_id))
+        mine = [event for event in events if event.envelope.commandid == caller.command_id]
+        if not mine:
+            raise Unavailable("the same command is being worked on; try again")
+        projected = await self._high_water.wait_for(
+            mine[-1].sequence, timeout_seconds=self._settings.projection_wait_seconds
+        )
+        return self._written(mine[-1].sequence, mine[-1].envelope, projected=projected)
+
+    def _written(self, sequence: int, envelope: Envelope, *, projected: bool) -> Written:
+        spec = ModelSpec.model_validate(envelope.data["spec"]) if "spec" in envelope.data else None
+        resource_id = envelope.subject.partition("/")[2]
+        return Written(resource_id, sequence, max(self._high_water.mark.generation, 1), projected, spec)
+
+    async def _spec(self, model_id: ModelId) -> ModelSpec:
+        try:
+            async with self._engine.connect() as connection:
+                rows = await connection.execute(
+                    text(f"SELECT spec, replicas FROM {SCHEMA}.models WHERE id = :id"),
+                    {"id": model_id},
+                )
+                row = rows.one_or_none()
+        except (DBAPIError, *UNREACHABLE) as error:
+            raise Unavailable("PostgreSQL is away; nothing was written") from error
+        if row is None:
+            raise Refused("not_found", f"there is no model {model_id}", status=404)
+        return ModelSpec.model_validate(row.spec | {"replicas": row.replicas})

@@ -1,0 +1,98 @@
+"""Which engine answers for a model: the newest running attempt of each instance, the one with the fewest requests first.
+
+Folded from the same facts as everything else. Silence on the bus takes nothing out; a refused connection does, for a while.
+"""
+
+from dataclasses import dataclass, field
+
+from schemas.facts import (
+    InstanceAttemptEnded,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceFailed,
+    InstanceRunning,
+    InstanceScheduled,
+    InstanceStopping,
+    ModelCreated,
+    ModelDeleted,
+    ModelUpdated,
+)
+from schemas.facts.base import Fact
+from schemas.ids import InstanceId, ModelId
+
+RESTED_SECONDS = 1.0
+"""An endpoint that refused a connection is asked again after this time, or when there is no other."""
+
+
+@dataclass(slots=True)
+class Endpoint:
+    instance_id: InstanceId
+    attempt: int
+    address: str
+    port: int
+    model_name: str
+    """What the engine calls the model: its name when the attempt was scheduled."""
+    in_flight: int = 0
+    refused_at: float = float("-inf")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:{self.port}"
+
+
+@dataclass(slots=True)
+class Routes:
+    names: dict[str, ModelId] = field(default_factory=dict[str, ModelId])
+    models: dict[ModelId, str] = field(default_factory=dict[ModelId, str])
+    instances: dict[InstanceId, ModelId] = field(default_factory=dict[InstanceId, ModelId])
+    launched: dict[tuple[InstanceId, int], str] = field(default_factory=dict[tuple[InstanceId, int], str])
+    endpoints: dict[InstanceId, dict[int, Endpoint]] = field(default_factory=dict[InstanceId, dict[int, Endpoint]])
+
+    def evolve(self, fact: Fact) -> None:
+        match fact:
+            case ModelCreated(model_id=model_id, spec=spec) | ModelUpdated(model_id=model_id, spec=spec):
+                former = self.models.get(model_id)
+                if former is not None and self.names.get(former) == model_id:
+                    del self.names[former]
+                self.models[model_id] = spec.name
+                self.names[spec.name] = model_id
+            case ModelDeleted(model_id=model_id):
+                former = self.models.pop(model_id, None)
+                if former is not None and self.names.get(former) == model_id:
+                    del self.names[former]
+            case InstanceCreated(instance_id=instance_id, model_id=model_id):
+                self.instances[instance_id] = model_id
+            case InstanceScheduled(instance_id=instance_id, attempt=attempt, launch=launch):
+                self.launched[instance_id, attempt] = launch.model_name
+            case InstanceRunning(instance_id=instance_id, attempt=attempt):
+                name = self.launched.get((instance_id, attempt), "")
+                endpoint = Endpoint(instance_id, attempt, fact.address, fact.port, name)
+                self.endpoints[instance_id] = {attempt: endpoint}
+            case (
+                InstanceFailed(instance_id=instance_id, attempt=attempt)
+                | InstanceAttemptEnded(instance_id=instance_id, attempt=attempt)
+            ):
+                self.endpoints.get(instance_id, {}).pop(attempt, None)
+                self.launched.pop((instance_id, attempt), None)
+            case InstanceStopping(instance_id=instance_id):
+                self.endpoints.pop(instance_id, None)
+            case InstanceDeleted(instance_id=instance_id):
+                self.endpoints.pop(instance_id, None)
+                self.instances.pop(instance_id, None)
+                for key in [key for key in self.launched if key[0] == instance_id]:
+                    del self.launched[key]
+            case _:
+                pass
+
+    def is_known(self, name: str) -> bool:
+        return name in self.names
+
+    def candidates(self, name: str, now: float) -> list[Endpoint]:
+        """Endpoints of a model, best first: those that did not just refuse, then the fewest requests in flight."""
+        model_id = self.names.get(name)
+        found = [
+            attempts[max(attempts)]
+            for instance_id, attempts in self.endpoints.items()
+            if attempts and model_id is not None and self.instances.get(instance_id) == model_id
+        ]
+        return sorted(found, key=lambda e: (now - e.refused_at < RESTED_SECONDS, e.in_flight, e.instance_id))

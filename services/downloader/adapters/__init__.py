@@ -1,0 +1,1 @@
+"""Where model files come from: this machine's disk; the hubs follow."""

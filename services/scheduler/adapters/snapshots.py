@@ -1,0 +1,86 @@
+"""The fleet as of some sequence, in the object store, so that a restart needs only the tail of the log.
+
+A snapshot of another schema, of another log, or one that can't be read means a full replay; a test proves both equal.
+"""
+
+import logging
+from datetime import datetime
+from typing import Final
+
+import nats.errors
+import nats.js.errors
+from nats.js.object_store import ObjectStore
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from kernel.bus import Bus
+from kernel.log.port import LogState
+from services.scheduler.domain.fleet import Fleet
+
+log = logging.getLogger(__name__)
+
+BUCKET: Final = "muster_snapshots"
+NAME: Final = "fleet"
+SCHEMA_VERSION: Final = 1
+"""Raised by hand whenever the fields of the fleet change their meaning."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    schema_version: int
+    generation: int
+    created: datetime
+    fleet: Fleet
+
+
+_ADAPTER: Final = TypeAdapter(Snapshot)
+_FAILURES: Final = (nats.js.errors.Error, nats.errors.Error, TimeoutError, OSError)
+
+
+def dump(fleet: Fleet, state: LogState) -> bytes:
+    return _ADAPTER.dump_json(Snapshot(SCHEMA_VERSION, state.generation, state.created, fleet))
+
+
+def parse(body: bytes, state: LogState) -> Fleet | None:
+    """None when the snapshot is not of this log and schema."""
+    try:
+        snapshot = _ADAPTER.validate_json(body)
+    except ValidationError as error:
+        log.warning("the snapshot can't be read, replaying the whole log: %s", error.errors(include_url=False)[0])
+        return None
+    same_log = snapshot.generation == state.generation and snapshot.created == state.created
+    if snapshot.schema_version != SCHEMA_VERSION or not same_log or snapshot.fleet.seq > state.last_sequence:
+        log.info("the snapshot is of another log or schema, replaying the whole log")
+        return None
+    return snapshot.fleet
+
+
+class SnapshotStore:
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._store: ObjectStore | None = None
+
+    async def load(self, state: LogState) -> Fleet | None:
+        try:
+            found = await (await self._open()).get(NAME)
+        except nats.js.errors.ObjectNotFoundError:
+            return None
+        except _FAILURES as error:
+            log.warning("no snapshot could be read, replaying the whole log: %s", error)
+            return None
+        return parse(found.data or b"", state)
+
+    async def save(self, fleet: Fleet, state: LogState) -> None:
+        try:
+            await (await self._open()).put(NAME, dump(fleet, state))
+        except _FAILURES as error:
+            log.warning("the snapshot could not be saved: %s", error)
+
+    async def _open(self) -> ObjectStore:
+        if self._store is None:
+            context = self._bus.client.jetstream(timeout=5)
+            try:
+                self._store = await context.object_store(BUCKET)
+            except nats.js.errors.BucketNotFoundError:
+                self._store = await context.create_object_store(BUCKET)
+        return self._store

@@ -1,0 +1,64 @@
+"""What each worker is to do: one complete document, derived from the fleet alone."""
+
+import hashlib
+
+from schemas.assignment import Assigned, AssignedFile, AssignedInstance
+from schemas.ids import FileId, WorkerId
+from schemas.models import Member, Source
+from services.scheduler.domain.fleet import Fleet
+from services.scheduler.domain.instance import Downloading, Running, Scheduled, Starting, Unreachable
+
+
+def file_id_of(source: Source, commit: str | None, worker_id: WorkerId) -> FileId:
+    """One file resource for each source, commit and worker."""
+    digest = hashlib.sha256("\0".join((source.model_dump_json(), commit or "", worker_id)).encode())
+    return FileId("f-" + digest.hexdigest()[:20])
+
+
+def files_ready(fleet: Fleet, member: Member) -> bool:
+    return all((file := fleet.files.get(file_id)) is not None and file.state == "ready" for file_id in member.file_ids)
+
+
+def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
+    instances: list[AssignedInstance] = []
+    files: dict[FileId, AssignedFile] = {}
+    for instance in sorted(fleet.instances.values(), key=lambda i: i.id):
+        if not isinstance(instance.state, Scheduled | Downloading | Starting | Running | Unreachable):
+            continue
+        placement = instance.state.placement
+        member = placement.on(worker_id)
+        if member is None:
+            continue
+        for file_id in member.file_ids:
+            file = fleet.files[file_id]
+            files[file_id] = AssignedFile(
+                file_id=file_id, source=file.source, commit=file.commit, paths=file.paths, wanted=file.wanted
+            )
+        everyone_ready = all(files_ready(fleet, each) for each in placement.members)
+        instances.append(
+            AssignedInstance(
+                instance_id=instance.id,
+                model_id=instance.model_id,
+                attempt=placement.attempt,
+                rank=member.rank,
+                world_size=len(placement.members),
+                members=placement.members,
+                leader_address=placement.leader.address,
+                launch=placement.launch,
+                accelerator=member.accelerator,
+                gpu_indexes=member.gpu_indexes,
+                claim=member.claim,
+                files=member.file_ids,
+                ports=member.ports,
+                want="running"
+                if everyone_ready or isinstance(instance.state, Starting | Running | Unreachable)
+                else "prepared",
+            )
+        )
+    return Assigned(
+        election=election,
+        seq=fleet.seq,
+        worker_id=worker_id,
+        instances=tuple(instances),
+        files=tuple(files[file_id] for file_id in sorted(files)),
+    )

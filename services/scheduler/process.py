@@ -1,0 +1,379 @@
+"""The scheduler's shell: read, fold, decide, append. One input after the other; whoever is deposed starts over."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+from nats.aio.msg import Msg
+from prometheus_client import Counter, Gauge, Histogram
+from pydantic import ValidationError
+
+from kernel.bus import Bus, JetStreamError
+from kernel.clock import Clock, SystemClock
+from kernel.errors import Corrupt, Deposed, Unavailable
+from kernel.log.election import Election, append_as_elected, elect
+from kernel.log.jetstream import JetStreamLog
+from kernel.log.jetstream_tail import JetStreamTail
+from kernel.log.port import Stored
+from kernel.log.seal import Cause
+from kernel.log.streams import verify
+from kernel.process import retry_until_connected
+from kernel.telemetry import span
+from schemas.asks import InspectModel, ModelInspection
+from schemas.envelope import Envelope
+from schemas.facts import UnknownType, read
+from schemas.facts.base import Fact
+from schemas.ids import WorkerId
+from schemas.reasons import InspectionFailed
+from schemas.reports import BY_TYPE as REPORT_TYPES
+from schemas.reports import Report
+from schemas.subjects import (
+    ALL_BEATS,
+    ALL_FACTS,
+    ALL_REPORTS,
+    FACTS_OF_THE_API,
+    REPORTS,
+    ask,
+    parse_beat,
+    parse_report_subject,
+)
+from services.scheduler.adapters.board import Board
+from services.scheduler.adapters.lease import Lease
+from services.scheduler.adapters.snapshots import SnapshotStore
+from services.scheduler.domain.assignments import assigned_to
+from services.scheduler.domain.core import Core, Decision, Now, Question
+from services.scheduler.domain.fleet import Contradiction, Fleet, evolve
+from services.scheduler.settings import SchedulerSettings
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 0.5
+MOST_IN_A_DECISION: Final = 900
+"""Facts in one atomic batch (the server takes 1000); a larger decision is appended in parts that are each valid."""
+INSPECTION_SECONDS: Final = 15.0
+
+DECIDED = Counter("muster_scheduler_facts_total", "Facts that the scheduler stated", ["type"])
+REFUSED_REPORTS = Counter(
+    "muster_scheduler_refused_reports_total", "Reports that were malformed or not the sender's to make"
+)
+DECISION_SECONDS = Histogram("muster_scheduler_decision_seconds", "From an input to its facts being durable")
+IS_DECIDING = Gauge("muster_scheduler_is_deciding", "1 on the replica that decides")
+
+Input = Callable[[Now], tuple[Decision, Cause]]
+
+
+class LogNewerThanMe(Corrupt):
+    """The log holds a type that this program does not know: deciding without it could contradict it."""
+
+    def __init__(self, type_name: str) -> None:
+        super().__init__(
+            f"log_newer_than_me: the log holds {type_name}, which this version does not know; update the scheduler"
+        )
+
+
+class SchedulerProcess:
+    name = "scheduler"
+
+    def __init__(self, settings: SchedulerSettings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._why_not_ready: str | None = "connecting"
+        self.reign: Reign | None = None
+        self.reigns = 0
+        self.deciding = asyncio.Event()
+        """Set once this replica has decided for the first time."""
+
+    def not_ready(self) -> str | None:
+        return self._why_not_ready
+
+    async def run(self) -> None:
+        """Stand by until the lease is ours, decide until it is lost, for ever. Raises Corrupt, ServerTooOld, Drift."""
+        bus = await self._connect()
+        lease = Lease(bus, self._settings.replica, self._settings.scheduler_lease_seconds)
+        try:
+            while True:
+                self._why_not_ready = None
+                await lease.acquire()
+                await self._reign(bus, lease)
+        finally:
+            await lease.release()
+            await bus.close()
+
+    async def _connect(self) -> Bus:
+        buses: list[Bus] = []
+
+        async def connect() -> None:
+            bus = await Bus.connect("scheduler", self._settings.bus(inbox_prefix="_INBOX_scheduler"), timeout_seconds=3)
+            try:
+                await verify(bus)
+            except BaseException:
+                await bus.close()
+                raise
+            buses.append(bus)
+
+        await retry_until_connected("NATS", connect)
+        return buses[0]
+
+    async def _reign(self, bus: Bus, lease: Lease) -> None:
+        self.reign = Reign(bus, self._settings, self._clock)
+        self.reign.deciding = self.deciding
+        self.reigns += 1
+        work = asyncio.create_task(self.reign.run())
+        keep = asyncio.create_task(lease.keep())
+        try:
+            await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        except (Deposed, Unavailable, JetStreamError) as error:
+            log.warning("deciding was interrupted: %s", error)
+            self._why_not_ready = str(error)
+            await asyncio.sleep(0.1)
+        finally:
+            IS_DECIDING.set(0)
+            for task in (work, keep):
+                task.cancel()
+            await asyncio.gather(work, keep, return_exceptions=True)
+            await lease.release()
+
+
+class Reign:
+    """From one election to the next. Whatever goes wrong in between ends it, and the next one folds the log anew."""
+
+    def __init__(self, bus: Bus, settings: SchedulerSettings, clock: Clock) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._clock = clock
+        self._log = JetStreamLog(bus)
+        self._board = Board(bus)
+        self._snapshots = SnapshotStore(bus)
+        self._inputs: asyncio.Queue[Input] = asyncio.Queue(maxsize=100_000)
+        self._asking: set[Question] = set()
+        self._since_snapshot = 0
+        self._greeted: set[WorkerId] = set()
+        """Workers that were sent an assignment of this election, and so send us their complete picture."""
+        self.deciding = asyncio.Event()
+        self.election: Election | None = None
+        self.core: Core | None = None
+
+    async def run(self) -> None:
+        """Raises Deposed, Unavailable, Corrupt."""
+        self.election = await elect(self._log, self._clock, self._settings.replica)
+        reports_after = (await self._bus.js_api(f"STREAM.INFO.{REPORTS}"))["state"]["last_seq"]
+        fleet = await self.fold_up_to(self.election.sequence)
+        core = self.core = Core(fleet, self._settings.policy(), self._now())
+        log.info("deciding since election %d, with %d workers", self.election.sequence, len(fleet.workers))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_api())
+                tasks.create_task(self._follow_reports(reports_after))
+                tasks.create_task(self._listen_to_beats())
+                await self._append(core.took_over(self._now()), Cause(actor="scheduler"))
+                await self._publish(set(fleet.workers), always=True)
+                IS_DECIDING.set(1)
+                self.deciding.set()
+                await self._decide(tasks)
+        except* (Deposed, Unavailable, JetStreamError) as group:
+            raise group.exceptions[0] from group
+        except* (Corrupt, Contradiction) as group:
+            raise Corrupt(str(group.exceptions[0])) from group
+        finally:
+            if core.fleet.seq and self._since_snapshot and self._bus.is_connected:
+                await self._save_snapshot()
+
+    async def fold_up_to(self, sequence: int) -> Fleet:
+        """The fleet as of this fact: a snapshot, if there is a fitting one, and the log from there."""
+        state = await self._log.state()
+        fleet = await self._snapshots.load(state) or Fleet()
+        if fleet.seq >= sequence:
+            return fleet
+        tail = self._log.tail([ALL_FACTS], after=fleet.seq)
+        try:
+            async for events in tail:
+                for event in events:
+                    if event.sequence > sequence:
+                        return fleet
+                    fold(fleet, event)
+                if events[-1].sequence >= sequence:
+                    return fleet
+        finally:
+            await tail.close()
+        return fleet
+
+    async def _decide(self, tasks: asyncio.TaskGroup) -> None:
+        core = self._core
+        while True:
+            inputs = await self._next_inputs()
+            workers: set[WorkerId] = set()
+            with DECISION_SECONDS.time():
+                for each in inputs:
+                    decision, cause = each(self._now())
+                    workers |= decision.workers
+                    await self._append(decision, cause)
+                decision = core.time_passed(self._now())
+                workers |= decision.workers
+                await self._append(decision, Cause(actor="scheduler"))
+                await self._publish(workers)
+            for question in core.questions(self._now()):
+                if question not in self._asking:
+                    self._asking.add(question)
+                    tasks.create_task(self._inspect(question))
+            if self._since_snapshot >= self._settings.snapshot_every:
+                await self._save_snapshot()
+
+    async def _next_inputs(self) -> list[Input]:
+        """All that is there; waits until there is something, or a deadline is due."""
+        deadline = self._core.next_deadline()
+        wait = TICK_SECONDS if deadline is None else min(max(deadline - self._clock.monotonic(), 0.0), TICK_SECONDS)
+        try:
+            async with asyncio.timeout(wait):
+                inputs = [await self._inputs.get()]
+        except TimeoutError:
+            return []
+        while not self._inputs.empty() and len(inputs) < 100:
+            inputs.append(self._inputs.get_nowait())
+        return inputs
+
+    async def _append(self, decision: Decision, cause: Cause) -> None:
+        if not decision.facts:
+            return
+        if self.election is None:
+            raise Deposed("not elected")
+        with span("decide", traceparent=cause.traceparent):
+            for start in range(0, len(decision.facts), MOST_IN_A_DECISION):
+                part = decision.facts[start : start + MOST_IN_A_DECISION]
+                decided: list[tuple[Fact, Cause]] = [(fact, cause) for fact in part]
+                _, sequences = await append_as_elected(self._log, self.election, self._clock, decided)
+                self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])
+                self._since_snapshot += len(part)
+        for fact in decision.facts:
+            DECIDED.labels(fact.type).inc()
+
+    async def _publish(self, workers: set[WorkerId], *, always: bool = False) -> None:
+        if self.election is None:
+            raise Deposed("not elected")
+        for worker_id in sorted(workers):
+            self._greeted.add(worker_id)
+            document = assigned_to(self._core.fleet, worker_id, self.election.sequence)
+            await self._board.publish(document, always=always)
+            attempts = [(instance.instance_id, instance.attempt) for instance in document.instances]
+            self._core.published(worker_id, attempts, document.election, document.seq)
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    async def _follow_api(self) -> None:
+        if self.election is None:
+            raise Deposed("not elected")
+        async for events in self._log.tail([FACTS_OF_THE_API], after=self.election.sequence):
+            for event in events:
+                await self._inputs.put(self._wish(event))
+
+    def _wish(self, event: Stored) -> Input:
+        def decide(now: Now) -> tuple[Decision, Cause]:
+            found = fold(self._core.fleet, event)
+            if found is None:
+                return Decision(), Cause()
+            fact, envelope = found
+            return self._core.wished(fact, now), _follows(envelope)
+
+        return decide
+
+    async def _follow_reports(self, after: int) -> None:
+        async for events in JetStreamTail(self._bus, REPORTS, (ALL_REPORTS,), after=after):
+            for event in events:
+                if (found := parse_report(event)) is not None:
+                    await self._inputs.put(self._heard(*found))
+
+    def _heard(self, report: Report, envelope: Envelope) -> Input:
+        return lambda now: (self._core.heard(report, now), _follows(envelope))
+
+    async def _listen_to_beats(self) -> None:
+        async def heard(message: Msg) -> None:
+            name, role = parse_beat(message.subject)
+            worker_id = WorkerId(name)
+            if role == "agent" and worker_id not in self._greeted:
+                await self._inputs.put(lambda _now: (Decision(workers={worker_id}), Cause()))
+            await self._inputs.put(
+                lambda now: (self._core.beat(worker_id, role, now), Cause(actor=f"worker/{worker_id}"))
+            )
+
+        subscription = await self._bus.subscribe(ALL_BEATS, heard)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await subscription.unsubscribe()
+
+    async def _inspect(self, question: Question) -> None:
+        """Ask a downloader what a model weighs; whatever comes of it is an input."""
+        wish = self._core.fleet.wishes[question.model_id]
+        try:
+            request = InspectModel(source=wish.spec.source).model_dump_json().encode()
+            message = await self._bus.request(
+                ask(question.worker_id, "inspect"), request, timeout_seconds=INSPECTION_SECONDS
+            )
+            answer = ModelInspection.model_validate_json(message.data)
+        except (Unavailable, ValidationError) as error:
+            answer = ModelInspection(reasons=(InspectionFailed(problem=str(error)[:200]),))
+        finally:
+            self._asking.discard(question)
+        cause = Cause(correlation_id=wish.correlation_id, actor=f"worker/{question.worker_id}")
+        await self._inputs.put(lambda now: (self._core.inspected(question, answer, now), cause))
+
+    async def _save_snapshot(self) -> None:
+        self._since_snapshot = 0
+        try:
+            await self._snapshots.save(self._core.fleet, await self._log.state())
+        except (Unavailable, JetStreamError) as error:
+            log.warning("the snapshot could not be saved: %s", error)
+
+    @property
+    def _core(self) -> Core:
+        if self.core is None:
+            raise Deposed("not elected")
+        return self.core
+
+    def _now(self) -> Now:
+        return Now(self._clock.now(), self._clock.monotonic())
+
+
+def fold(fleet: Fleet, event: Stored) -> tuple[Fact, Envelope] | None:
+    """Fold one stored event. A body that is no event at all can't come from a newer version: it is logged and passed over.
+
+    Raises LogNewerThanMe, Contradiction.
+    """
+    try:
+        envelope = Envelope.model_validate_json(event.body)
+        fact = read(envelope)
+    except UnknownType as unknown:
+        raise LogNewerThanMe(unknown.type_name) from unknown
+    except ValidationError as error:
+        log.error("event %d is malformed and passed over: %s", event.sequence, error.errors(include_url=False)[0])  # noqa: TRY400
+        fleet.seq = max(fleet.seq, event.sequence)
+        return None
+    evolve(fleet, fact, event.sequence, envelope.time, envelope.correlationid)
+    return fact, envelope
+
+
+def parse_report(event: Stored) -> tuple[Report, Envelope] | None:
+    """The report, if it is one and comes from whom it says; else None, and it is counted."""
+    try:
+        subject = parse_report_subject(event.subject)
+        envelope = Envelope.model_validate(orjson.loads(event.body))
+        report = REPORT_TYPES[envelope.type].model_validate(envelope.data)
+        if (report.worker_id, report.type, report.resource_id) != (subject.worker, subject.type, subject.id):
+            raise ValueError(f"{subject.worker} reports as {report.worker_id}")  # noqa: TRY301 - one way out for all of them
+    except (ValueError, KeyError) as error:
+        REFUSED_REPORTS.inc()
+        log.warning("a report on %s was refused: %s", event.subject, str(error)[:300])
+        return None
+    return report, envelope
+
+
+def _follows(envelope: Envelope) -> Cause:
+    return Cause(
+        correlation_id=envelope.correlationid,
+        causation_id=envelope.id,
+        actor=envelope.actor,
+        traceparent=envelope.traceparent,
+    )

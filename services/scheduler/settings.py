@@ -1,0 +1,24 @@
+"""Settings of the scheduler (environment: MUSTER_<FIELD>)."""
+
+from kernel.settings import ServiceSettings
+from services.scheduler.domain.policy import Policy
+
+
+class SchedulerSettings(ServiceSettings):
+    lease_seconds: float = 10.0
+    """An agent that is silent for this long makes its worker unreachable."""
+    eviction_seconds: float = 10.0
+    """So much longer, and its instances are placed elsewhere."""
+    restart_base_seconds: float = 1.0
+    """Delay before the first restart of a crashed engine; doubles with each crash in a row."""
+    scheduler_lease_seconds: float = 2.0
+    """A standby takes over when the deciding scheduler was not heard for this long."""
+    snapshot_every: int = 2000
+    """Facts between two snapshots."""
+
+    def policy(self) -> Policy:
+        return Policy(
+            lease_seconds=self.lease_seconds,
+            eviction_seconds=self.eviction_seconds,
+            restart_base_seconds=self.restart_base_seconds,
+        )

@@ -1,0 +1,78 @@
+"""What this machine is, what `muster up` will run on it, and why."""
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+VENDORS: Final[Mapping[str, str]] = {
+    "0x10de": "NVIDIA",
+    "0x1002": "AMD",
+    "0x19e5": "Ascend",
+    "0x1d94": "Hygon",
+    "0x1ed5": "Moore Threads",
+    "0x1e3e": "Iluvatar",
+    "0x9999": "MetaX",
+    "0xcabc": "Cambricon",
+    "0x1ded": "T-Head",
+}
+"""PCI vendor ids (facts of the field, 2026-08)."""
+DISPLAY_OR_ACCELERATOR: Final = ("0x03", "0x0b", "0x12")
+"""Classes of PCI devices that can be GPUs: display controllers, processors, accelerators."""
+
+
+class NotSupported(Exception):
+    """This machine can't run `muster up`: one sentence that says what works here instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    gpu_vendors: tuple[str, ...]
+    docker: bool
+
+    def choice(self) -> str:
+        """What was chosen and why, for people."""
+        chosen = "llama.cpp on the CPU, as local processes"
+        if not self.gpu_vendors:
+            return f"{chosen}: no GPU was found"
+        found = f"{', '.join(self.gpu_vendors)} GPU" + (" and Docker Engine" if self.docker else ", no Docker Engine")
+        return f"{chosen}: {found} found, but this version runs no engines on GPUs yet (`--inventory` describes them by hand)"
+
+
+def look_at_machine(
+    *,
+    system: str = sys.platform,
+    machine: str | None = None,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    pci: Path = Path("/sys/bus/pci/devices"),
+    docker_socket: Path = Path("/var/run/docker.sock"),
+) -> Machine:
+    """Raises NotSupported."""
+    machine = machine or platform.machine()
+    if system != "linux" or machine not in ("x86_64", "aarch64"):
+        raise NotSupported(
+            f"`muster up` runs on Linux (x86_64, aarch64), not on {system} {machine}; the `muster` command itself works here"
+            " against a server elsewhere: set MUSTER_URL and MUSTER_API_KEY"
+        )
+    if machine == "x86_64" and cpuinfo.exists() and " avx2" not in cpuinfo.read_text(errors="replace"):
+        raise NotSupported(
+            "this processor has no AVX2, which the bundled llama.cpp engine needs; `muster` works here against a server"
+            " elsewhere, or set MUSTER_LLAMA_CPP_COMMAND to a llama-server that was built for this machine"
+        )
+    return Machine(gpu_vendors(pci), docker_socket.exists() or shutil.which("dockerd") is not None)
+
+
+def gpu_vendors(pci: Path) -> tuple[str, ...]:
+    found: set[str] = set()
+    for device in sorted(pci.glob("*")):
+        try:
+            vendor = (device / "vendor").read_text().strip()
+            kind = (device / "class").read_text().strip()
+        except OSError:
+            continue
+        if vendor in VENDORS and kind.startswith(DISPLAY_OR_ACCELERATOR):
+            found.add(VENDORS[vendor])
+    return tuple(sorted(found))

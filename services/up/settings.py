@@ -1,0 +1,29 @@
+"""Settings of `muster up` (environment: MUSTER_<FIELD>)."""
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from kernel.settings import Settings
+
+
+class UpSettings(Settings):
+    data_dir: Path = Path(".muster")
+    """Everything that lasts: log, database, keys, engine logs."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8700
+    """Where the api listens; 0: any free port."""
+    api_key: SecretStr | None = None
+    """The bootstrap key; generated into `<data-dir>/admin.key` when not given."""
+    worker_name: str = Field(default_factory=socket.gethostname)
+    inventory: Path | None = None
+    """A JSON file that describes the machine by hand."""
+    llama_cpp_command: str | None = None
+    """Another program for the llama.cpp backend; it takes llama-server's flags."""
+    lease_seconds: float = 10.0
+    restart_base_seconds: float = 1.0
+    log_level: str = "WARNING"
+    log_format: str = "text"
+    otlp_endpoint: str | None = None

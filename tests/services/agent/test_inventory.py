@@ -1,0 +1,67 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kernel.settings import BadSettings
+from schemas.models import Gpu, Inventory
+from services.agent.adapters.inventory import read_inventory
+
+BACKENDS = {"llama.cpp": "2026.10"}
+GPU = {"index": 0, "vendor": "nvidia", "type": "cuda", "name": "H100", "memory_total": 80 * 2**30}
+
+
+def a_file(directory: Path, described: object) -> Path:
+    file = directory / "inventory.json"
+    file.write_text(json.dumps(described), encoding="utf-8")
+    return file
+
+
+def test_the_machine_is_measured() -> None:
+    machine = read_inventory(None, BACKENDS)
+    assert machine == Inventory(
+        os="linux",
+        arch={"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+        cpu_count=os.cpu_count() or 0,
+        memory_total=psutil.virtual_memory().total,
+        backends={"llama.cpp": "2026.10"},
+    )
+
+
+def test_a_file_says_what_the_machine_has_and_the_rest_is_measured(tmp_path: Path) -> None:
+    file = a_file(tmp_path, {"memory_total": 2**40, "arch": "arm64", "gpus": [GPU]})
+    measured = read_inventory(None, BACKENDS)
+    assert read_inventory(file, BACKENDS) == measured.model_copy(
+        update={"memory_total": 2**40, "arch": "arm64", "gpus": (Gpu.model_validate(GPU),)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("described", "field"),
+    [
+        ({"cpu_count": 0}, "cpu_count is wrong"),
+        ({"memory_total": "much"}, "memory_total is wrong"),
+        ({"gpus": [GPU, {**GPU, "memory_total": -1}]}, "gpus.1.memory_total is wrong"),
+        ({"gpus": [{"index": 0}]}, "gpus.0.vendor is wrong: Field required"),
+        ({"gpus": 8}, "gpus is wrong"),
+        ({"gpus": ["H100"]}, "gpus.0 is wrong"),
+        ({"memory": 1}, "memory is no field: there are os, arch,"),
+        ({"gpus": [{**GPU, "vram": 1}]}, "gpus.0.vram is no field: there are index, vendor,"),
+        ([], "is not a JSON object"),
+    ],
+)
+def test_a_mistake_is_told_with_its_file_and_field(described: object, field: str, tmp_path: Path) -> None:
+    file = a_file(tmp_path, described)
+    with pytest.raises(BadSettings, match=f"^{re.escape(str(file))}:? {re.escape(field)}"):
+        read_inventory(file, BACKENDS)
+
+
+def test_a_file_that_is_missing_or_no_json_is_told_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"nowhere\.json can't be read: No such file or directory"):
+        read_inventory(tmp_path / "nowhere.json", BACKENDS)
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    with pytest.raises(BadSettings, match=r"bad\.json is not JSON"):
+        read_inventory(tmp_path / "bad.json", BACKENDS)

@@ -1,0 +1,62 @@
+import pytest
+
+from services.agent.domain.parameters import find, split
+
+CONTEXT = ("--ctx-size", "-c")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        ("--ctx-size=4096",),
+        ("--ctx-size", "4096"),
+        ("--ctx-size 4096",),
+        ("--ctx_size=4096",),
+        ("--ctx_size", "4096"),
+        ("-c", "4096"),
+        ("-c 4096",),
+        ("-c=4096",),
+        ("--metrics", "--ctx-size", "4096", "--jinja"),
+        ("-c", "1", "--ctx-size=4096"),
+    ],
+)
+def test_a_flag_is_found_in_every_form_that_people_write(parameters: tuple[str, ...]) -> None:
+    assert find(parameters, CONTEXT) == "4096"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [(), ("--ctx",), ("--ctx-size-draft=1",), ("4096",), ("--alias", "c"), ("-", "--"), ("--alias=-c 1",)],
+)
+def test_a_flag_that_is_not_given_is_not_found(parameters: tuple[str, ...]) -> None:
+    assert find(parameters, CONTEXT) is None
+
+
+@pytest.mark.parametrize(
+    "parameters", [("--metrics",), ("--metrics", "--jinja"), ("--metrics", "-c", "1"), ("--metrics=",)]
+)
+def test_a_flag_without_a_value_is_told_from_none(parameters: tuple[str, ...]) -> None:
+    assert find(parameters, ("--metrics",)) == ""
+
+
+def test_a_negative_number_is_a_value() -> None:
+    assert find(("--n-gpu-layers", "-1"), ("--n-gpu-layers",)) == "-1"
+
+
+def test_a_flag_and_its_value_in_one_string_become_two_arguments_and_nothing_else_changes() -> None:
+    parameters = (
+        "--chat-template {{ a }} ; b",
+        "-c  4096",
+        "--a=b c",
+        "a b",
+        "- item",
+        "--x",
+        "$(id) `id`",
+        "-1 2",
+        "",
+    )
+    assert split(parameters) == (
+        *("--chat-template", "{{ a }} ; b"),
+        *("-c", "4096"),
+        *("--a=b c", "a b", "- item", "--x", "$(id) `id`", "-1 2", ""),
+    )

@@ -1,0 +1,303 @@
+"""What every ContainerRuntime promises; each adapter is run through it against real processes."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from schemas.assignment import AssignedInstance
+from schemas.ids import InstanceId, ModelId
+from schemas.models import Launch, LocalPath
+from schemas.reasons import EngineNotInstalled, UnknownParameter
+from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineNotStarted
+from tests.services.agent.engines import (
+    GUARD_SECONDS,
+    SLEEPER,
+    Agents,
+    a_script,
+    alive,
+    an_id,
+    kill,
+    log_of,
+    next_exit,
+)
+
+LLAMA_CPP_SERVER = (sys.executable, "-m", "services.agent.adapters.llama_cpp_server")
+
+STUBBORN_PARENT = """
+import os, signal, subprocess, sys, time
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+process = subprocess.Popen([sys.executable, "-u", "-c", child])
+print(process.pid)
+time.sleep(600)
+"""
+
+
+def a_chat_model(model: Path, port: int) -> EngineCommand:
+    assigned = AssignedInstance(
+        instance_id=InstanceId("i-1"),
+        model_id=ModelId("m-1"),
+        attempt=1,
+        rank=0,
+        world_size=1,
+        members=(),
+        leader_address="127.0.0.1",
+        launch=Launch(
+            model_name="tinychat",
+            generation=1,
+            backend="llama.cpp",
+            source=LocalPath(path=str(model)),
+            env={"OMP_NUM_THREADS": "1"},  # two threads that spin are fifty times slower on two busy cores
+        ),
+    )
+    return llama_cpp(assigned, (str(model),), port, "127.0.0.1", LLAMA_CPP_SERVER)
+
+
+async def healthy(client: aiohttp.ClientSession, command: EngineCommand) -> None:
+    async with asyncio.timeout(GUARD_SECONDS):
+        while True:
+            try:
+                async with client.get(f"http://127.0.0.1:{command.port}{command.health_path}") as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.01)
+
+
+async def test_a_model_is_served_until_its_engine_is_stopped(
+    runtime: ContainerRuntime, models: Path, free_port: int
+) -> None:
+    command = a_chat_model(models / "tinychat-f16.gguf", free_port)
+    engine = await runtime.start(an_id(), command, {})
+    async with aiohttp.ClientSession() as client:
+        await healthy(client, command)
+        question = {"messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
+        async with client.post(f"http://127.0.0.1:{free_port}/v1/chat/completions", json=question) as response:
+            answer = await response.json()
+    await runtime.stop(an_id(), grace_seconds=GUARD_SECONDS)
+
+    told = answer["choices"][0]["message"]["content"]
+    assert told == "I am TinyChat, a very small language model made for tests."
+    ended = await next_exit(runtime)
+    assert (ended.id, ended.exit_code, ended.signal) == (an_id(), 0, None)
+    assert not alive(int(engine.handle))
+    assert await runtime.list() == ()
+
+
+async def test_the_engine_gets_its_port_and_its_details_are_kept(runtime: ContainerRuntime) -> None:
+    engine = await runtime.start(an_id(), a_script(SLEEPER, port=4711), {"model": "tiny", "ports": [4711]})
+    assert (engine.id, engine.port, engine.details) == (an_id(), 4711, {"model": "tiny", "ports": [4711]})
+    assert await runtime.list() == (engine,)
+
+
+async def test_starting_an_engine_that_runs_changes_nothing(runtime: ContainerRuntime) -> None:
+    first = await runtime.start(an_id(), a_script(SLEEPER), {})
+    assert await runtime.start(an_id(), a_script(SLEEPER), {"another": "telling"}) == first
+
+
+async def test_stop_ends_children_that_ignore_the_request(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script(STUBBORN_PARENT), {})
+    child = int((await log_of(runtime, an_id(), lines=2))[0])
+    await runtime.stop(an_id(), grace_seconds=0.2)
+    assert not alive(child)
+
+
+async def test_stop_kills_an_engine_that_ignores_the_request(runtime: ContainerRuntime) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(600)"
+    engine = await runtime.start(an_id(), a_script(deaf), {})
+    await log_of(runtime, an_id(), lines=1)
+    await runtime.stop(an_id(), grace_seconds=0.2)
+    assert not alive(int(engine.handle))
+    assert (await next_exit(runtime)).signal == signal.SIGKILL
+
+
+async def test_stop_gives_an_engine_and_its_children_their_grace(runtime: ContainerRuntime) -> None:
+    """The parent ends at once, the child tidies up first: it is not killed meanwhile."""
+    parent = """
+import subprocess, sys, time
+child = '''
+import signal, sys, time
+def tidy(*_):
+    time.sleep(0.3)
+    print("tidied up", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, tidy)
+print("ready", flush=True)
+time.sleep(600)
+'''
+subprocess.Popen([sys.executable, "-u", "-c", child])
+time.sleep(600)
+"""
+    await runtime.start(an_id(), a_script(parent), {})
+    await log_of(runtime, an_id(), lines=1)
+    await runtime.stop(an_id(), grace_seconds=GUARD_SECONDS)
+    assert await runtime.log_tail(an_id(), 9) == ("ready", "tidied up")
+
+
+async def test_stop_returns_as_soon_as_the_engine_is_gone(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script(SLEEPER), {})
+    await log_of(runtime, an_id(), lines=1)
+    began = time.monotonic()
+    await runtime.stop(an_id(), grace_seconds=600)
+    assert time.monotonic() - began < GUARD_SECONDS
+
+
+async def test_stop_may_be_said_twice_and_to_nobody(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script(SLEEPER), {})
+    await asyncio.gather(runtime.stop(an_id(), 5), runtime.stop(an_id(), 5))
+    await runtime.stop(an_id(), 5)
+    await runtime.stop(an_id(instance="i-nobody"), 5)
+    assert await runtime.list() == ()
+
+
+async def test_a_killed_engine_is_noticed_with_its_signal_and_its_last_lines(runtime: ContainerRuntime) -> None:
+    engine = await runtime.start(an_id(), a_script("import time; print('one\\ntwo'); time.sleep(600)"), {})
+    await log_of(runtime, an_id(), lines=2)
+    kill(engine.handle)
+    assert await next_exit(runtime) == EngineExit(an_id(), None, signal.SIGKILL, ("one", "two"))
+    assert await runtime.list() == ()
+
+
+async def test_an_engine_that_ends_by_itself_is_noticed_with_its_exit_code(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script("import sys; sys.exit('no such model')"), {})
+    assert await next_exit(runtime) == EngineExit(an_id(), 1, None, ("no such model",))
+
+
+async def test_the_end_of_a_killed_engine_is_told_when_its_children_are_gone_too(runtime: ContainerRuntime) -> None:
+    """vLLM's workers survive their parent and keep the memory of the GPU."""
+    engine = await runtime.start(an_id(), a_script(STUBBORN_PARENT), {})
+    child = int((await log_of(runtime, an_id(), lines=2))[0])
+    kill(engine.handle)
+    await next_exit(runtime)
+    assert not alive(child)
+
+
+async def test_the_next_runtime_adopts_what_runs(agents: Agents) -> None:
+    first = agents.a_runtime()
+    engine = await first.start(an_id(), a_script(SLEEPER), {"model": "tiny", "rank": 0})
+    await first.close()
+
+    second = agents.a_runtime()
+
+    assert await second.list() == (engine,)
+    kill(engine.handle)
+    assert (await next_exit(second)).id == an_id()
+
+
+async def test_an_engine_survives_its_agent_and_is_adopted_with_its_details(agents: Agents) -> None:
+    command = a_script(SLEEPER, port=4711)
+    handle = agents.start_and_be_killed(an_id(), command, {"model": "tiny"})
+
+    runtime = agents.a_runtime()
+    (engine,) = await runtime.list()
+
+    assert (engine.id, engine.handle, engine.port, engine.details) == (an_id(), handle, 4711, {"model": "tiny"})
+    assert await log_of(runtime, an_id(), lines=1) == ("ready",)
+    assert await runtime.start(an_id(), command, {}) == engine
+    await runtime.stop(an_id(), GUARD_SECONDS)
+    assert not alive(int(handle))
+
+
+async def test_the_end_of_an_adopted_engine_is_noticed_though_not_how_it_ended(agents: Agents) -> None:
+    agents.start_and_be_killed(an_id(), a_script(SLEEPER), {})
+    runtime = agents.a_runtime()
+    (engine,) = await runtime.list()
+    await log_of(runtime, an_id(), lines=1)
+    kill(engine.handle)
+    assert await next_exit(runtime) == EngineExit(an_id(), None, None, ("ready",))
+
+
+async def test_an_engine_that_died_while_no_agent_watched_is_told_of(agents: Agents) -> None:
+    handle = agents.start_and_be_killed(an_id(), a_script(SLEEPER), {})
+    kill(handle)
+    runtime = agents.a_runtime()
+    assert (await next_exit(runtime)).id == an_id()
+    assert await runtime.list() == ()
+
+
+async def test_an_end_is_told_to_the_next_agent_as_well_until_it_is_answered(agents: Agents) -> None:
+    first = agents.a_runtime()
+    await first.start(an_id(1), a_script("raise SystemExit(3)"), {})
+    ended = await next_exit(first)
+    await first.close()
+
+    second = agents.a_runtime()
+    assert await next_exit(second) == ended
+    await second.stop(an_id(1), 0)
+    await second.start(an_id(2), a_script("raise SystemExit(4)"), {})
+    assert (await next_exit(second)).exit_code == 4
+    await second.close()
+
+    third = agents.a_runtime()
+    assert await next_exit(third) == EngineExit(an_id(2), 4, None, ())
+    engine = await third.start(an_id(3), a_script(SLEEPER), {})
+    await third.close()
+
+    fourth = agents.a_runtime()
+    kill(engine.handle)
+    assert (await next_exit(fourth)).id == an_id(3)
+
+
+async def test_a_program_that_is_not_installed_is_a_reason(runtime: ContainerRuntime) -> None:
+    command = EngineCommand(argv=("llama-server-9", "-m", "x"), env={}, program="llama.cpp", health_path="/", port=9)
+    with pytest.raises(EngineNotStarted) as refusal:
+        await runtime.start(an_id(), command, {})
+    assert refusal.value.reasons == (EngineNotInstalled(program="llama.cpp"),)
+    assert await runtime.list() == ()
+
+
+async def test_a_program_that_is_none_is_a_reason_and_leaves_nothing_behind(agents: Agents, tmp_path: Path) -> None:
+    orphaned_script = tmp_path / "engine"
+    orphaned_script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    orphaned_script.chmod(0o755)
+    command = EngineCommand(argv=(str(orphaned_script),), env={}, program="engine", health_path="/", port=9)
+    first = agents.a_runtime()
+    with pytest.raises(EngineNotStarted) as refusal:
+        await first.start(an_id(), command, {})
+    assert refusal.value.reasons == (EngineNotInstalled(program="engine"),)
+
+    await first.start(an_id(instance="i-2"), a_script("raise SystemExit(3)"), {})
+    await next_exit(first)
+    await first.close()
+    assert (await next_exit(agents.a_runtime())).id == an_id(instance="i-2")
+
+
+async def test_what_no_process_can_be_given_is_a_reason(runtime: ContainerRuntime) -> None:
+    with pytest.raises(EngineNotStarted) as refusal:
+        await runtime.start(an_id(), a_script(SLEEPER, "--alias=a\0b"), {})
+    assert refusal.value.reasons == (UnknownParameter(parameter="'--alias=a\\x00b'"),)
+
+
+async def test_parameters_arrive_as_one_argument_each_whatever_they_contain(runtime: ContainerRuntime) -> None:
+    parameters = (
+        "; touch /tmp/x",
+        "$(id)",
+        "`id`",
+        "a  b",
+        "*",
+        "~",
+        "'\"\\",
+        "a\nb",
+        "",
+        "|&<>",
+        "你好",
+        "${HOME}",
+        "%s",
+    )
+    await runtime.start(an_id(), a_script("import json, sys; print(json.dumps(sys.argv[1:]))", *parameters), {})
+    ended = await next_exit(runtime)
+    assert json.loads(ended.log_tail[0]) == list(parameters)
+
+
+async def test_the_log_of_an_ended_engine_can_still_be_read(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script("print('\\n'.join(str(n) for n in range(1000)))"), {})
+    await next_exit(runtime)
+    assert await runtime.log_tail(an_id(), 3) == ("997", "998", "999")
+    assert await runtime.log_tail(an_id(2), 3) == ()

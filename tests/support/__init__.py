@@ -1,0 +1,1 @@
+"""Real servers and services for tests, and small builders."""
