@@ -116,6 +116,7 @@ class Decision:
 
 
 CAPACITY_FACTS = (
+    InstanceCreated,
     WorkerRegistered,
     WorkerReady,
     WorkerUnreachable,
@@ -126,7 +127,7 @@ CAPACITY_FACTS = (
     InstanceDeleted,
     InstanceFailed,
 )
-"""What can make another answer of a placement."""
+"""What asks for a placement, or can change the answer of one."""
 
 
 class Core:

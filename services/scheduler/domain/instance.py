@@ -6,7 +6,9 @@ Failed (REST: error), Unreachable, Stopping
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from schemas.facts.instance import StopCause
 from schemas.ids import InstanceId, ModelId, WorkerId
@@ -36,21 +38,25 @@ class Pending:
     closest: WorkerId | None = None
     suggestions: tuple[Suggestion, ...] = ()
     explained: bool = False
+    kind: Literal["pending"] = "pending"
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
     placement: Placement
+    kind: Literal["scheduled"] = "scheduled"
 
 
 @dataclass(frozen=True, slots=True)
 class Downloading:
     placement: Placement
+    kind: Literal["downloading"] = "downloading"
 
 
 @dataclass(frozen=True, slots=True)
 class Starting:
     placement: Placement
+    kind: Literal["starting"] = "starting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Running:
     address: str
     port: int
     at: datetime
+    kind: Literal["running"] = "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Failed:
     reasons: tuple[Reason, ...]
     restart_in_seconds: float | None = None
     """None: not planned (yet)."""
+    kind: Literal["failed"] = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +87,21 @@ class Unreachable:
     """What it was, when it ran."""
     evictable: bool = False
     """The eviction time has passed: it is placed elsewhere as soon as that is possible."""
+    kind: Literal["unreachable"] = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
     placement: Placement | None
     cause: StopCause
+    kind: Literal["stopping"] = "stopping"
 
 
-State = Pending | Scheduled | Downloading | Starting | Running | Failed | Unreachable | Stopping
+State = Annotated[
+    Pending | Scheduled | Downloading | Starting | Running | Failed | Unreachable | Stopping,
+    Field(discriminator="kind"),
+]
+"""Tagged, so that a snapshot gives back the same state: several have the same fields."""
 OnItsWay = Scheduled | Downloading | Starting
 Assigned = Scheduled | Downloading | Starting | Running | Unreachable
 """States in which the engine is wanted on its worker."""

@@ -1,0 +1,426 @@
+"""Random histories through the decider: whatever is heard, in whatever order, what must hold holds.
+
+The world here lies as real ones do: workers vanish and return, reports come late, twice, for old attempts, engines die.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.asks import ModelInspection
+from schemas.facts import InstanceDeletionRequested, InstanceScheduled, ModelCreated, ModelDeleted, ModelScaled
+from schemas.facts.base import Fact
+from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.reasons import EngineExited
+from schemas.reports import EngineReported, EngineSeen, FileReported, FileSeen, WorkerLeaving, WorkerObserved
+from services.scheduler.adapters.snapshots import dump, parse
+from services.scheduler.domain.assignments import assigned_to
+from services.scheduler.domain.core import Core, Decision, Now
+from services.scheduler.domain.fleet import Fleet, evolve
+from services.scheduler.domain.instance import Failed, Pending, Unreachable
+from services.scheduler.domain.policy import Policy
+
+START = datetime(2026, 11, 23, tzinfo=UTC)
+GIB = 2**30
+MODELS = [ModelId("m-a"), ModelId("m-b")]
+WORKERS = [WorkerId("w-1"), WorkerId("w-2"), WorkerId("w-3")]
+SIZES = {ModelId("m-a"): 3 * GIB, ModelId("m-b"): 6 * GIB}
+
+
+@dataclass
+class World:
+    """A log, a decider, and workers that may or may not tell the truth."""
+
+    log: list[tuple[Fact, int, datetime]] = field(default_factory=list[tuple[Fact, int, datetime]])
+    seconds: float = 0.0
+    counters: dict[str, int] = field(default_factory=dict[str, int])
+    core: Core = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.core = Core(Fleet(), Policy(), self.now())
+
+    def now(self) -> Now:
+        return Now(START + timedelta(seconds=self.seconds), 1000.0 + self.seconds)
+
+    def append(self, decision: Decision) -> Decision:
+        for fact in decision.facts:
+            self.log.append((fact, len(self.log) + 1, self.now().at))
+        if decision.facts:
+            self.core.fleet.seq = len(self.log)
+        for worker_id in decision.workers:
+            document = assigned_to(self.core.fleet, worker_id, 1)
+            attempts = [(i.instance_id, i.attempt) for i in document.instances]
+            self.core.published(worker_id, attempts, document.election, document.seq)
+        for question in self.core.questions(self.now()):
+            weights = ModelWeights(format="gguf", weight_bytes=SIZES[question.model_id], files=("/m",))
+            self.append(self.core.inspected(question, ModelInspection(weights=weights), self.now()))
+        return decision
+
+    def wish(self, fact: Fact) -> None:
+        self.log.append((fact, len(self.log) + 1, self.now().at))
+        evolve(self.core.fleet, fact, len(self.log), self.now().at)
+        self.append(self.core.wished(fact, self.now()))
+
+    def identity(self, worker_id: WorkerId) -> dict[str, object]:
+        self.counters[worker_id] = self.counters.get(worker_id, 0) + 1
+        return {
+            "worker_id": worker_id,
+            "boot_id": "b",
+            "counter": self.counters[worker_id],
+            "observed_at": self.now().at,
+        }
+
+    def replayed(self) -> Fleet:
+        fleet = Fleet()
+        for fact, sequence, at in self.log:
+            evolve(fleet, fact, sequence, at)
+        return fleet
+
+
+def spec(name: str, replicas: int) -> ModelSpec:
+    return ModelSpec(
+        name=name, replicas=replicas, source=LocalPath(path=f"/{name}"), backend_parameters=("--ctx-size=1",)
+    )
+
+
+def inventory(worker_id: WorkerId) -> Inventory:
+    gpus = (Gpu(index=0, vendor="nvidia", type="cuda", name="x", memory_total=8 * GIB),) if worker_id == "w-3" else ()
+    return Inventory(
+        os="linux", arch="amd64", cpu_count=4, memory_total=8 * GIB, gpus=gpus, backends={"llama.cpp": "1"}
+    )
+
+
+# -- what can happen ------------------------------------------------------------------------------------------------------
+
+
+def create(world: World, n: int) -> None:
+    model = MODELS[n % 2]
+    if model not in world.core.fleet.wishes:
+        world.wish(ModelCreated(model_id=model, spec=spec(model.removeprefix("m-"), n % 4)))
+    elif not world.core.fleet.wishes[model].deleted:
+        world.wish(ModelScaled(model_id=model, replicas=n % 5))
+
+
+def delete(world: World, n: int) -> None:
+    model = MODELS[n % 2]
+    if (wish := world.core.fleet.wishes.get(model)) and not wish.deleted and n % 7 == 0:
+        world.wish(ModelDeleted(model_id=model))
+
+
+def delete_instance(world: World, n: int) -> None:
+    ids = sorted(world.core.fleet.instances)
+    if ids:
+        world.wish(InstanceDeletionRequested(instance_id=ids[n % len(ids)]))
+
+
+def picture(world: World, n: int) -> None:
+    """A complete picture: some engines of what is assigned, as of some document, truthful or old."""
+    worker = WORKERS[n % 3]
+    document = assigned_to(world.core.fleet, worker, 1)
+    engines = tuple(
+        EngineSeen(instance_id=i.instance_id, attempt=i.attempt, phase=("loading", "healthy")[n % 2], ports=(4000,))
+        for k, i in enumerate(document.instances)
+        if (n + k) % 3
+    )
+    world.append(
+        world.core.heard(
+            WorkerObserved.model_validate(
+                world.identity(worker)
+                | {
+                    "name": worker,
+                    "address": "127.0.0.1",
+                    "agent_version": "1",
+                    "inventory": inventory(worker),
+                    "engines": engines,
+                    "assigned_election": 1,
+                    "assigned_seq": world.core.fleet.seq if n % 2 else 0,
+                }
+            ),
+            world.now(),
+        )
+    )
+
+
+def beats(world: World, n: int) -> None:
+    for worker in WORKERS[: 1 + n % 3]:
+        world.append(world.core.beat(worker, "agent", world.now()))
+        world.append(world.core.beat(worker, "downloader", world.now()))
+
+
+def engine_report(world: World, n: int) -> None:
+    """About any attempt of any instance, by any worker: late, early, forged."""
+    ids = sorted(world.core.fleet.instances)
+    if not ids:
+        return
+    instance = world.core.fleet.instances[ids[n % len(ids)]]
+    phase = ("accepted", "loading", "healthy", "healthy", "unhealthy", "exited", "stopped")[n % 7]
+    engine = EngineSeen(
+        instance_id=instance.id,
+        attempt=max(1, instance.attempt - (n % 5 == 0)),
+        phase=phase,
+        ports=(4000 + n % 3,),
+        exit_code=1 if phase == "exited" else None,
+        reasons=(EngineExited(exit_code=1),) if phase == "exited" else (),
+    )
+    worker = WORKERS[n % 3]
+    world.append(
+        world.core.heard(EngineReported.model_validate(world.identity(worker) | {"engine": engine}), world.now())
+    )
+
+
+def file_report(world: World, n: int) -> None:
+    for file in list(world.core.fleet.files.values()):
+        seen = FileSeen(
+            file_id=file.id, wanted=file.wanted - (n % 4 == 0), phase=("ready", "failed")[n % 5 == 0], bytes=1
+        )
+        if seen.phase == "failed":
+            seen = seen.model_copy(update={"reasons": (EngineExited(exit_code=None),)})
+        world.append(
+            world.core.heard(FileReported.model_validate(world.identity(file.worker_id) | {"file": seen}), world.now())
+        )
+
+
+def farewell(world: World, n: int) -> None:
+    worker = WORKERS[n % 3]
+    world.append(
+        world.core.heard(
+            WorkerLeaving.model_validate(world.identity(worker) | {"engines_stopped": bool(n % 2)}), world.now()
+        )
+    )
+
+
+def time_passes(world: World, n: int) -> None:
+    world.seconds += (0.5, 3.0, 11.0, 20.0, 70.0, 1000.0)[n % 6]
+    world.append(world.core.time_passed(world.now()))
+
+
+def take_over(world: World, n: int) -> None:
+    """Another scheduler folds the log and goes on."""
+    del n
+    world.core = Core(world.replayed(), Policy(), world.now())
+    world.append(world.core.took_over(world.now()))
+
+
+STEPS: list[Callable[[World, int], None]] = [
+    create, create, delete, delete_instance, picture, picture, picture, beats, beats, beats, engine_report,
+    engine_report, engine_report, file_report, file_report, farewell, time_passes, time_passes, take_over,
+]  # fmt: skip
+HISTORIES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=60)
+MANY = settings(
+    max_examples=int(os.environ.get("HISTORIES", "150")), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def live(history: list[tuple[Callable[[World, int], None], int]]) -> World:
+    world = World()
+    for step, number in history:
+        step(world, number)
+        check_claims(world.core.fleet)
+    return world
+
+
+def check_claims(fleet: Fleet) -> None:
+    """No byte of a worker is promised twice."""
+    for worker in fleet.workers.values():
+        claims = list(fleet.claims_on(worker.id))
+        assert sum(claim.claim.ram for claim in claims) <= worker.inventory.memory_total
+        for gpu in worker.inventory.gpus:
+            assert sum(claim.claim.vram.get(gpu.index, 0) for claim in claims) <= gpu.memory_total
+
+
+@MANY
+@given(HISTORIES)
+def test_no_memory_is_promised_twice_over_any_history(
+    history: list[tuple[Callable[[World, int], None], int]],
+) -> None:
+    live(history)
+
+
+@MANY
+@given(HISTORIES)
+def test_replaying_the_log_gives_the_same_fleet(history: list[tuple[Callable[[World, int], None], int]]) -> None:
+    world = live(history)
+
+    assert world.replayed() == world.core.fleet
+
+
+@MANY
+@given(HISTORIES)
+def test_a_snapshot_is_the_same_as_a_replay(history: list[tuple[Callable[[World, int], None], int]]) -> None:
+    from kernel.log.port import LogState  # noqa: PLC0415 - only here
+
+    world = live(history)
+    state = LogState(1, START, 1, len(world.log))
+
+    assert parse(dump(world.core.fleet, state), state) == world.core.fleet
+
+
+@MANY
+@given(HISTORIES, st.randoms(use_true_random=False))
+def test_facts_of_different_owners_fold_in_any_interleaving(
+    history: list[tuple[Callable[[World, int], None], int]], dice: random.Random
+) -> None:
+    """The scheduler applies its own facts before it has read the api's that lie between."""
+    world = live(history)
+    api = [entry for entry in world.log if entry[0].owner == "api"]
+    own = [entry for entry in world.log if entry[0].owner == "scheduler"]
+    woven, a, s = Fleet(), list(api), list(own)
+    created = {entry[0].model_id for entry in api if isinstance(entry[0], ModelCreated)}
+    for fact, sequence, at in [e for e in a if isinstance(e[0], ModelCreated)]:
+        evolve(woven, fact, sequence, at)  # what is decided about a model follows its creation
+    a = [e for e in a if not isinstance(e[0], ModelCreated)]
+    assert {model for model in created} >= {m for m in woven.wishes}
+    while a or s:
+        fact, sequence, at = (a if a and (not s or dice.random() < 0.5) else s).pop(0)
+        evolve(woven, fact, sequence, at)
+    woven.seq = world.core.fleet.seq
+
+    assert woven.workers == world.core.fleet.workers
+    assert woven.instances == world.core.fleet.instances
+    assert woven.claims == world.core.fleet.claims
+    assert woven.wishes == world.core.fleet.wishes
+    assert woven.files == world.core.fleet.files
+
+
+@MANY
+@given(HISTORIES)
+def test_deciding_twice_equals_deciding_once(history: list[tuple[Callable[[World, int], None], int]]) -> None:
+    world = live(history)
+    world.append(world.core.time_passed(world.now()))
+
+    assert world.core.time_passed(world.now()).facts == []
+
+
+@MANY
+@given(HISTORIES)
+def test_everything_that_does_not_run_has_a_reason(
+    history: list[tuple[Callable[[World, int], None], int]],
+) -> None:
+    world = live(history)
+    for instance in world.core.fleet.instances.values():
+        match instance.state:
+            case Pending(reasons=reasons) | Failed(reasons=reasons) | Unreachable(reasons=reasons):
+                assert reasons, instance
+            case _:
+                pass
+    for model in world.core.fleet.models.values():
+        if model.status is not None and model.status.state != "ready":
+            assert model.status.reasons, model
+
+
+@MANY
+@given(HISTORIES)
+def test_attempts_only_ever_rise(history: list[tuple[Callable[[World, int], None], int]]) -> None:
+    attempts: dict[InstanceId, int] = {}
+    for fact, _, _ in live(history).log:
+        if isinstance(fact, InstanceScheduled):
+            assert fact.attempt > attempts.get(fact.instance_id, 0)
+            attempts[fact.instance_id] = fact.attempt
+
+
+@MANY
+@given(HISTORIES)
+def test_when_the_world_heals_everything_that_fits_runs(
+    history: list[tuple[Callable[[World, int], None], int]],
+) -> None:
+    """All workers are back and tell the truth: once every backoff has passed nothing is left in between."""
+    world = live(history)
+    for _ in range(90):
+        for worker in WORKERS:
+            world.append(world.core.beat(worker, "agent", world.now()))
+            world.append(world.core.beat(worker, "downloader", world.now()))
+            tell_the_truth(world, worker)
+        world.seconds += 5.0
+        world.append(world.core.time_passed(world.now()))
+    stuck = [i for i in world.core.fleet.instances.values() if type(i.state).__name__ not in ("Running", "Pending")]
+    assert stuck == []
+    for instance in world.core.fleet.instances.values():
+        if isinstance(instance.state, Pending):
+            codes = {reason.code for reason in instance.state.reasons}
+            assert codes <= {"not_enough_ram", "not_enough_vram"}, instance
+
+
+def tell_the_truth(world: World, worker: WorkerId) -> None:
+    document = assigned_to(world.core.fleet, worker, 1)
+    for file in document.files:
+        seen = FileSeen(file_id=file.file_id, wanted=file.wanted, phase="ready", bytes=1, paths=("/m",))
+        world.append(
+            world.core.heard(FileReported.model_validate(world.identity(worker) | {"file": seen}), world.now())
+        )
+    document = assigned_to(world.core.fleet, worker, 1)
+    engines = tuple(
+        EngineSeen(
+            instance_id=i.instance_id,
+            attempt=i.attempt,
+            phase="healthy" if i.want == "running" else "accepted",
+            ports=(4000,),
+        )
+        for i in document.instances
+    )
+    world.append(
+        world.core.heard(
+            WorkerObserved.model_validate(
+                world.identity(worker)
+                | {
+                    "name": worker,
+                    "address": "127.0.0.1",
+                    "agent_version": "1",
+                    "inventory": inventory(worker),
+                    "engines": engines,
+                    "assigned_election": 1,
+                    "assigned_seq": world.core.fleet.seq,
+                }
+            ),
+            world.now(),
+        )
+    )
+
+
+def test_the_check_finds_a_promise_that_is_too_large() -> None:
+    """The invariant can fail: a claim beyond the machine is noticed."""
+    world = World()
+    picture(world, 0)
+    beats(world, 2)
+    world.wish(ModelCreated(model_id=MODELS[0], spec=spec("a", 1)))
+    claim = next(iter(world.core.fleet.claims.values()))
+    bigger = claim.claim.model_copy(update={"ram": 100 * GIB})
+    world.core.fleet.claims["x"] = type(claim)(claim.instance_id, 99, claim.worker_id, bigger)
+
+    with pytest.raises(AssertionError):
+        check_claims(world.core.fleet)
+
+
+def test_what_a_replaced_attempt_claims_stays_promised_until_its_engine_is_seen_gone() -> None:
+    """The worker of attempt 1 fell silent; attempt 2 runs elsewhere and crashes: attempt 1 may still hold its memory."""
+    world = World()
+    for worker in range(2):
+        picture(world, worker)
+    beats(world, 2)
+    world.wish(ModelCreated(model_id=MODELS[0], spec=spec("a", 1)))
+    for worker in WORKERS[:2]:
+        tell_the_truth(world, worker)
+    (instance,) = world.core.fleet.instances.values()
+    first = next(iter(world.core.fleet.claims.values())).worker_id
+    (other,) = set(WORKERS[:2]) - {first}
+    for _ in range(6):
+        world.seconds += 5
+        world.append(world.core.beat(other, "agent", world.now()))
+        world.append(world.core.beat(other, "downloader", world.now()))
+        world.append(world.core.time_passed(world.now()))
+    claims = world.core.fleet.claims
+    assert [(c.attempt, c.worker_id) for c in claims.values()] == [(1, first), (2, other)]
+
+    engine = EngineSeen(instance_id=instance.id, attempt=2, phase="exited", exit_code=1)
+    report = EngineReported.model_validate(world.identity(other) | {"engine": engine})
+    world.append(world.core.heard(report, world.now()))
+    assert (1, first) in [(c.attempt, c.worker_id) for c in world.core.fleet.claims.values()]
+
+    tell_the_truth(world, first)  # it is back, its assignment is without attempt 1, and so is its picture
+    assert (1, first) not in [(c.attempt, c.worker_id) for c in world.core.fleet.claims.values()]
