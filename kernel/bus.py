@@ -7,7 +7,7 @@ permission violations arrive asynchronously while the call just times out; `publ
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import nats
 import nats.errors
@@ -21,8 +21,24 @@ from kernel.settings import BusSettings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RECONNECT_SECONDS: Final = 0.25
 MINIMUM_SERVER: Final = (2, 12, 0)
+
+
+async def keeping_cancellation(awaitable: Awaitable[T]) -> T:
+    """Await something of nats-py without losing a cancellation that comes together with the answer.
+
+    It uses `asyncio.wait_for`, which swallows one before Python 3.12 (bpo-37658); a task group cancels its tasks once, so
+    a lost cancellation is a stop that never ends.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    result = await awaitable
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 class ServerTooOld(Exception):
@@ -95,7 +111,9 @@ class Bus:
     ) -> None:
         """Core NATS: nobody acknowledges."""
         try:
-            await self.client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
+            await keeping_cancellation(
+                self.client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
+            )
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"NATS is away: {error}") from error
 
@@ -106,8 +124,10 @@ class Bus:
         if not self.client.is_connected:
             raise Unavailable("NATS is away")
         try:
-            return await self.client.request(
-                subject, payload, timeout=timeout_seconds, headers=dict(headers) if headers else None
+            return await keeping_cancellation(
+                self.client.request(
+                    subject, payload, timeout=timeout_seconds, headers=dict(headers) if headers else None
+                )
             )
         except nats.errors.NoRespondersError as error:
             raise Unavailable(f"nobody answers on {subject}") from error

@@ -19,7 +19,7 @@ import orjson
 from kernel.bus import Bus, JetStreamError, NoAnswer
 from kernel.errors import Conflict, Unavailable
 from kernel.log.jetstream_tail import JetStreamTail
-from kernel.log.port import Draft, LogState, Stored
+from kernel.log.port import MOST_IN_AN_APPEND, Draft, LogState, Stored
 from kernel.log.streams import generation_of
 from schemas.envelope import CONTENT_TYPE
 from schemas.subjects import FACTS
@@ -39,7 +39,6 @@ NO_MESSAGE_FOUND: Final = 10037
 
 ACKNOWLEDGEMENT_SECONDS: Final = 2.0
 RESOLVE_SECONDS: Final = 10.0
-MOST_IN_A_BATCH: Final = 1000
 
 
 class JetStreamLog:
@@ -51,8 +50,8 @@ class JetStreamLog:
     async def append(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
         if not drafts:
             return ()
-        if len(drafts) > MOST_IN_A_BATCH:
-            raise ValueError(f"an append has at most {MOST_IN_A_BATCH} events, not {len(drafts)}")
+        if len(drafts) > MOST_IN_AN_APPEND:
+            raise ValueError(f"an append has at most {MOST_IN_AN_APPEND} events, not {len(drafts)}")
         before = self._acknowledged
         unsure = False
         deadline = asyncio.get_running_loop().time() + RESOLVE_SECONDS

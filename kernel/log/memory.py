@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 from kernel.errors import Conflict
-from kernel.log.port import Draft, LogState, Stored, subject_matches
+from kernel.log.port import MOST_IN_AN_APPEND, Draft, LogState, Stored, subject_matches
 
 
 class MemoryLog:
@@ -20,14 +20,16 @@ class MemoryLog:
         self._grown = asyncio.Condition()
 
     async def append(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
+        if len(drafts) > MOST_IN_AN_APPEND:
+            raise ValueError(f"an append has at most {MOST_IN_AN_APPEND} events, not {len(drafts)}")
         for draft in drafts:
             if draft.guard is not None and self._last(draft.guard.subject) != draft.guard.sequence:
                 raise Conflict(f"{draft.guard.subject} is no longer at {draft.guard.sequence}")
-        known = [self._ids.get(draft.envelope.id) for draft in drafts]
-        if all(sequence is not None for sequence in known):
-            return tuple(sequence for sequence in known if sequence is not None)
-        if any(sequence is not None for sequence in known):
-            raise Conflict("a part of this batch is in the log already")
+        ids = [draft.envelope.id for draft in drafts]
+        if len(ids) == 1 and ids[0] in self._ids:
+            return (self._ids[ids[0]],)
+        if len(set(ids)) < len(ids) or not self._ids.keys().isdisjoint(ids):
+            raise Conflict("an id of this batch was seen before")
         sequences: list[int] = []
         for draft in drafts:
             sequence = len(self._events) + 1

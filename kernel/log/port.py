@@ -7,11 +7,14 @@ refused (`Conflict`) when somebody wrote there first. An acknowledged append is 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import orjson
 
 from schemas.envelope import Envelope
+
+MOST_IN_AN_APPEND: Final = 1000
+"""The server takes no more messages in an atomic batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,9 @@ class EventLog(Protocol):
     async def append(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
         """Append all or none; returns the sequences. At most one message of an append may match another's guard.
 
-        Raises Conflict (a guard failed: nothing was stored) or Unavailable (the log is away: nothing is known to be
-        stored, and what was sent is resolved by reading before this is raised whenever the log can be read).
+        Raises Conflict (a guard failed, or an id of several was seen before: nothing was stored) or Unavailable (the log
+        is away: nothing is known to be stored, and what was sent is resolved by reading before this is raised whenever
+        the log can be read).
         """
         ...
 

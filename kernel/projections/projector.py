@@ -70,7 +70,8 @@ async def check_against_log(checkpoint: Checkpoint, event_log: EventLog, state: 
     """Is this the log that was projected, and at least as long? Raises LogRegressed."""
     if state.created != checkpoint.stream_created and state.generation <= checkpoint.generation:
         raise LogRegressed(
-            f"the log was made at {state.created}, but what is projected came from one made at {checkpoint.stream_created}"
+            f"the log was made at {state.created}, but what is projected came from one made at {checkpoint.stream_created}:"
+            " stop all writers and run `muster log restore`"
         )
     if state.last_sequence < checkpoint.sequence:
         raise LogRegressed(

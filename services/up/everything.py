@@ -10,13 +10,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Self
 
+import asyncpg
 from pydantic import SecretStr
 
 from kernel.accounts import Principal, Role, public_key, read_or_make_seed, render_server_config, worker_id_of
 from kernel.bus import Bus
 from kernel.errors import Unavailable
+from kernel.log.jetstream import JetStreamLog
 from kernel.log.streams import provision
 from kernel.process import Service
+from kernel.projections.projector import check_against_log, read_checkpoint
 from kernel.settings import BusSettings
 from services.agent.process import AgentProcess
 from services.agent.settings import AgentSettings
@@ -62,7 +65,8 @@ class Everything:
     def url(self) -> str:
         if self.api is None:
             raise Unavailable("the api does not run")
-        return f"http://{self.settings.host}:{self.api.port}"
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.api.port}"
 
     async def __aenter__(self) -> Self:
         try:
@@ -186,8 +190,22 @@ class Everything:
         )
         try:
             await provision(bus)
+            await self._check_second_copy(bus)
         finally:
             await bus.close()
+
+    async def _check_second_copy(self, bus: Bus) -> None:
+        """Before anybody writes: is the log as long as what was projected from it? Raises LogRegressed."""
+        connection = await asyncpg.connect(**self.postgres.dsn_parts)
+        try:
+            if await connection.fetchval("SELECT to_regclass('muster.checkpoint') IS NULL"):
+                return
+            checkpoint = await read_checkpoint(connection)
+            if checkpoint is not None:
+                event_log = JetStreamLog(bus)
+                await check_against_log(checkpoint, event_log, await event_log.state())
+        finally:
+            await connection.close()
 
     async def _restart_nats(self) -> None:
         await self.nats.restart()

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,7 @@ class Stack:
                 await process.wait()
         for name in sorted(self._tasks):
             await self.stop(name)
+        self.end_engines()
         for bus in self._buses:
             await bus.close()
         await self.nats.stop(grace_seconds=2)
@@ -114,6 +116,16 @@ class Stack:
         api = ApiProcess(ApiSettings.model_validate(self._common("api") | self._api() | {"replica": name} | settings))
         await self._start(name, api, api.ready)
         return api
+
+    async def start_api_and_fail(self, **settings: Any) -> BaseException:
+        """Start an api that must refuse to run; what it says."""
+        api = ApiProcess(ApiSettings.model_validate(self._common("api") | self._api() | settings))
+        try:
+            async with asyncio.timeout(30):
+                await api.run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
+            return error
+        raise AssertionError("the api ended without an error")
 
     async def start_scheduler(self, name: str = "scheduler", **settings: Any) -> SchedulerProcess:
         scheduler = SchedulerProcess(
@@ -151,6 +163,23 @@ class Stack:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    # -- engines outlive their agents -----------------------------------------------------------------------------------
+
+    def engines(self, number: int = 0) -> dict[tuple[str, int], int]:
+        """What lives of this worker's engines: (instance, attempt) → process id, which is its group's too."""
+        found: dict[tuple[str, int], int] = {}
+        for record in sorted((self.directory / self.workers[number].name / "engines").glob("*/*.json")):
+            noted: dict[str, Any] = orjson.loads(record.read_bytes())
+            if noted["pid"] is not None and _lives(noted["pid"], noted["start_ticks"]):
+                found[record.parent.name, int(record.stem)] = noted["pid"]
+        return found
+
+    def end_engines(self) -> None:
+        for number in range(len(self.workers)):
+            for pid in self.engines(number).values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
     def failure_of(self, name: str) -> BaseException | None:
         task = self._tasks[name]
         return task.exception() if task.done() and not task.cancelled() else None
@@ -167,6 +196,21 @@ class Stack:
                 task.result()
 
     # -- in processes of their own ------------------------------------------------------------------------------------
+
+    async def spawn_api(self, *, port: int | None = None, **settings: Any) -> tuple[asyncio.subprocess.Process, int]:
+        """The api as a process, once it answers; and its port."""
+        port = port or free_port()
+        process = await self.spawn("api", port=port, **settings)
+        async with asyncio.timeout(60):
+            while True:
+                assert process.returncode is None, (self.directory / "api.log").read_text()[-4000:]
+                try:
+                    async with aiohttp.request("GET", f"http://127.0.0.1:{port}/readyz") as answer:
+                        if answer.status == 200:
+                            return process, port
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.05)
 
     async def spawn(self, service: str, *, number: int = 0, **settings: Any) -> asyncio.subprocess.Process:
         """`python -m services.<service>`, to be killed or stopped by the test. Logs go to `<directory>/<service>.log`."""
@@ -194,6 +238,11 @@ class Stack:
         return process
 
     # -- talking to it ------------------------------------------------------------------------------------------------
+
+    @property
+    def operator(self) -> Bus:
+        """A connection that may do everything in CORE."""
+        return self._buses[0]
 
     async def bus(self, role: Role, number: int | None = None) -> Bus:
         """A connection with this role's credentials."""
@@ -291,13 +340,35 @@ class Client:
         assert status in (201, 202), (status, body)
         return body
 
+    async def until_written(
+        self, method: str, path: str, body: object = None, *, seconds: float = 60.0
+    ) -> dict[str, Any]:
+        """Write, and once more while the api is away or refuses: one key, so it is one write."""
+        last: object = None
+        headers = {"idempotency-key": str(uuid.uuid4())}
+        for _ in range(int(seconds / 0.1)):
+            try:
+                status, answer, _ = await self.request(method, path, body, headers)
+            except aiohttp.ClientError as error:
+                last = error
+            else:
+                if status < 300:
+                    return answer
+                assert status == 503, (status, answer)
+                last = answer
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{method} {path} was never taken; last: {last}")
+
     async def until(
         self, path: str, condition: Callable[[dict[str, Any]], bool], *, seconds: float = 30.0
     ) -> dict[str, Any]:
         """Read until the document satisfies the condition; the guard is generous, the machine may be busy."""
         body: dict[str, Any] = {}
         for _ in range(int(seconds / 0.05)):
-            status, body, _ = await self.request("GET", path)
+            try:
+                status, body, _ = await self.request("GET", path)
+            except aiohttp.ClientConnectionError as error:  # the api is being restarted
+                status, body = 0, {"error": str(error)}
             if status == 200 and condition(body):
                 return body
             await asyncio.sleep(0.05)
@@ -340,6 +411,16 @@ def parse_sse(text: str) -> list[dict[str, Any]]:
         if "data" in fields:
             events.append(orjson.loads(fields["data"]) | {"position": fields["id"]})
     return events
+
+
+def _lives(pid: int, start_ticks: int) -> bool:
+    """Is this still the process that was started then, and no zombie?"""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return fields[0] not in (b"Z", b"X") and int(fields[19]) == start_ticks
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ import nats.js.errors
 from nats.js.client import JetStreamContext
 from nats.js.kv import KeyValue
 
-from kernel.bus import Bus
+from kernel.bus import Bus, keeping_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Lease:
         """Wait until this replica holds the lease."""
         while True:
             try:
-                self._revision = await (await self._open()).create(KEY, self._replica.encode())
+                self._revision = await keeping_cancellation(self._create())
             except (nats.js.errors.Error, nats.errors.Error, TimeoutError, OSError) as error:
                 log.debug("standing by: %s", error)
                 await asyncio.sleep(self._ttl / 8)
@@ -43,7 +43,9 @@ class Lease:
         while True:
             await asyncio.sleep(self._ttl / 4)
             try:
-                self._revision = await bucket.update(KEY, self._replica.encode(), last=self._revision)
+                self._revision = await keeping_cancellation(
+                    bucket.update(KEY, self._replica.encode(), last=self._revision)
+                )
                 misses = 0
             except nats.js.errors.KeyWrongLastSequenceError:
                 log.warning("the lease went to another scheduler")
@@ -62,6 +64,9 @@ class Lease:
         except (nats.js.errors.Error, nats.errors.Error, TimeoutError, OSError) as error:
             log.debug("could not release the lease: %s", error)
         self._revision = 0
+
+    async def _create(self) -> int:
+        return await (await self._open()).create(KEY, self._replica.encode())
 
     async def _open(self) -> KeyValue:
         if self._bucket is None:

@@ -13,7 +13,8 @@ from nats.js.object_store import ObjectStore
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from kernel.bus import Bus
+from kernel.bus import Bus, keeping_cancellation
+from kernel.errors import Corrupt
 from kernel.log.port import LogState
 from services.scheduler.domain.fleet import Fleet
 
@@ -42,14 +43,19 @@ def dump(fleet: Fleet, state: LogState) -> bytes:
 
 
 def parse(body: bytes, state: LogState) -> Fleet | None:
-    """None when the snapshot is not of this log and schema."""
+    """None when the snapshot is not of this log and schema. Raises Corrupt when the log is shorter than what was folded."""
     try:
         snapshot = _ADAPTER.validate_json(body)
     except ValidationError as error:
         log.warning("the snapshot can't be read, replaying the whole log: %s", error.errors(include_url=False)[0])
         return None
     same_log = snapshot.generation == state.generation and snapshot.created == state.created
-    if snapshot.schema_version != SCHEMA_VERSION or not same_log or snapshot.fleet.seq > state.last_sequence:
+    if same_log and snapshot.fleet.seq > state.last_sequence:
+        raise Corrupt(
+            f"the log ends at {state.last_sequence}, but {snapshot.fleet.seq} was folded from it: stop all writers and run"
+            " `muster log restore`"
+        )
+    if snapshot.schema_version != SCHEMA_VERSION or not same_log:
         log.info("the snapshot is of another log or schema, replaying the whole log")
         return None
     return snapshot.fleet
@@ -62,7 +68,7 @@ class SnapshotStore:
 
     async def load(self, state: LogState) -> Fleet | None:
         try:
-            found = await (await self._open()).get(NAME)
+            found = await keeping_cancellation((await self._open()).get(NAME))
         except nats.js.errors.ObjectNotFoundError:
             return None
         except _FAILURES as error:
@@ -72,7 +78,7 @@ class SnapshotStore:
 
     async def save(self, fleet: Fleet, state: LogState) -> None:
         try:
-            await (await self._open()).put(NAME, dump(fleet, state))
+            await keeping_cancellation((await self._open()).put(NAME, dump(fleet, state)))
         except _FAILURES as error:
             log.warning("the snapshot could not be saved: %s", error)
 

@@ -145,6 +145,10 @@ class Core:
         self._now = now
         for instance in fleet.instances.values():
             self.deadlines.watch(instance.id, instance, now.monotonic)
+        for worker_id in fleet.workers:
+            self.liveness.downloader_heard(
+                worker_id, now.monotonic
+            )  # silent only after a full lease of our own listening
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
