@@ -44,20 +44,26 @@ class Machine:
 
 def look_at_machine(
     *,
+    own_llama_cpp: bool = False,
     system: str = sys.platform,
     machine: str | None = None,
     cpuinfo: Path = Path("/proc/cpuinfo"),
     pci: Path = Path("/sys/bus/pci/devices"),
     docker_socket: Path = Path("/var/run/docker.sock"),
 ) -> Machine:
-    """Raises NotSupported."""
+    """Raises NotSupported. `own_llama_cpp`: the bundled engine is not the one that will run."""
     machine = machine or platform.machine()
     if system != "linux" or machine not in ("x86_64", "aarch64"):
         raise NotSupported(
             f"`muster up` runs on Linux (x86_64, aarch64), not on {system} {machine}; the `muster` command itself works here"
             " against a server elsewhere: set MUSTER_URL and MUSTER_API_KEY"
         )
-    if machine == "x86_64" and cpuinfo.exists() and " avx2" not in cpuinfo.read_text(errors="replace"):
+    if (
+        machine == "x86_64"
+        and not own_llama_cpp
+        and cpuinfo.exists()
+        and " avx2" not in cpuinfo.read_text(errors="replace")
+    ):
         raise NotSupported(
             "this processor has no AVX2, which the bundled llama.cpp engine needs; `muster` works here against a server"
             " elsewhere, or set MUSTER_LLAMA_CPP_COMMAND to a llama-server that was built for this machine"

@@ -86,8 +86,9 @@ class _Disk:
             _require_regular(path, found.st_mode)
             yield file, found.st_size
 
-    def names(self, directory: Path, *suffixes: str) -> list[str]:
-        names = sorted(entry.name for entry in self._real(directory).iterdir() if entry.name.endswith(suffixes))
+    def names(self, directory: Path) -> list[str]:
+        """Those that have to do with weights. Engines don't see hidden files, such as the `._*` of macOS, either."""
+        names = sorted(entry.name for entry in self._real(directory).iterdir() if _is_weights(entry.name))
         for name in names:
             if not _is_utf8(name):
                 raise _invalid(directory, f"the file name {name!a} in it is not UTF-8")
@@ -116,7 +117,7 @@ def _inspect(path: Path, disk: _Disk) -> ModelWeights:
 
 
 def _inspect_directory(path: Path, disk: _Disk) -> ModelWeights:
-    names = disk.names(path, ".safetensors", ".gguf", safetensors.INDEX_NAME)
+    names = disk.names(path)
     if any(not name.endswith(".gguf") for name in names):
         return _inspect_safetensors(path, disk, names)
     models = sorted({gguf.first_shard(name) for name in names if not gguf.is_sidecar(name)})
@@ -246,6 +247,11 @@ def _invalid(path: Path, problem: str) -> _Unfit:
 
 def _truncated(path: Path, expected_bytes: int, actual_bytes: int) -> ModelFileTruncated:
     return ModelFileTruncated(path=str(path), expected_bytes=expected_bytes, actual_bytes=actual_bytes)
+
+
+def _is_weights(name: str) -> bool:
+    visible = not name.startswith(".")
+    return name == safetensors.INDEX_NAME or (visible and name.endswith((".gguf", ".safetensors")))
 
 
 def _is_utf8(name: str) -> bool:

@@ -262,6 +262,7 @@ HUGE = 2**60
         (a_gguf(key_count=10**6), "it claims 1000000 metadata keys"),
         (a_gguf(tensor_count=10**6), "it claims 1000000 tensors"),
         (a_gguf([("a", u32(1)), ("a", u32(1))]), "the metadata key 'a' is there twice"),
+        (a_gguf([("k" * 99, u32(1)), ("k" * 99, u32(1))]), f"the metadata key '{'k' * 80}…' is there twice"),
         (a_gguf([("k" * 70_000, u32(1))]), "the name of a metadata key has 70000 bytes"),
         (a_gguf({"a": Typed(STRING, struct.pack("<Q", HUGE))}), "its header claims to be larger than 67108864 bytes"),
         (a_gguf({"a": array(length=HUGE)}), "its header claims to be larger than 67108864 bytes"),

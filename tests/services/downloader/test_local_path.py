@@ -250,6 +250,11 @@ def test_without_an_index_every_file_counts(tmp_path: Path) -> None:
     assert weights_of(tmp_path).weight_bytes == 2 * len(a_safetensors())
 
 
+def test_what_only_looks_like_weights_or_an_index_does_not_count(tmp_path: Path) -> None:
+    write(tmp_path, {"._m.safetensors": b"finder", "._m.gguf": b"finder", f"text_{INDEX}": {}, "config.json": A_CONFIG})
+    assert inspect(tmp_path) == because(WeightsUnknown(path=str(tmp_path)))
+
+
 def test_files_that_the_index_names_and_are_not_there_are_named(tmp_path: Path) -> None:
     write(tmp_path, a_model(b__safetensors=None))
     assert inspect(tmp_path) == incomplete(tmp_path, "b.safetensors")
