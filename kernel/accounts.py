@@ -158,7 +158,7 @@ def subscribes(principal: Principal) -> list[str]:
     inbox = f"{inbox_prefix(principal.role, principal.worker_id)}.>"
     match principal.role:
         case "agent":
-            return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.logs"]
+            return [inbox, f"muster.assigned.{principal.worker_id}", *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look"))]
         case "downloader":
             return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.inspect"]
         case "operator":

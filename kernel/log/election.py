@@ -1,6 +1,7 @@
 """Who decides: one exact subject, whose last sequence guards every append of the scheduler (DESIGN: the log fences it)."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from kernel.clock import Clock
 from kernel.errors import Conflict, Deposed
@@ -39,10 +40,13 @@ async def elect(log: EventLog, clock: Clock, replica: str) -> Election:
 
 
 async def append_as_elected(
-    log: EventLog, election: Election, clock: Clock, decided: list[tuple[Fact, Cause]]
+    log: EventLog, election: Election, clock: Clock, decided: list[tuple[Fact, Cause]], *, at: datetime | None = None
 ) -> tuple[list[Draft], tuple[int, ...]]:
-    """Append the facts of one decision, all or none. Raises Deposed when another scheduler was elected meanwhile."""
-    at = clock.now()
+    """Append the facts of one decision, all or none. Raises Deposed when another scheduler was elected meanwhile.
+
+    `at`: when it was decided; now, if it isn't given.
+    """
+    at = at or clock.now()
     drafts = [
         seal_fact(
             fact,

@@ -92,9 +92,14 @@ async def provision(bus: Bus, *, replicas: int = 1) -> None:
                 raise
             info = await bus.js_api(f"STREAM.CREATE.{name}", wanted | {"metadata": {GENERATION: "1"}})
         else:
-            if _differences(info["config"], settings):
+            if differences := _differences(info["config"], settings):
                 metadata = {GENERATION: str(generation_of(info["config"]))}
-                info = await bus.js_api(f"STREAM.UPDATE.{name}", {**info["config"], **settings, "metadata": metadata})
+                try:
+                    info = await bus.js_api(
+                        f"STREAM.UPDATE.{name}", {**info["config"], **settings, "metadata": metadata}
+                    )
+                except JetStreamError as error:
+                    raise Drift(name, differences) from error
         if differences := _differences(info["config"], settings):
             raise Drift(name, differences)
 

@@ -163,9 +163,10 @@ class AgentProcess:
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
         try:
             taken = {w.port for w in self._engines.values() if w.port is not None}
-            port = instance.ports[0] if instance.ports else free_port(self._address, self._ports, taken)
+            host = self._settings.engine_bind or self._address
+            port = instance.ports[0] if instance.ports else free_port(host, self._ports, taken)
             program = tuple(shlex.split(self._settings.llama_cpp_command))
-            command = llama_cpp(instance, files, port, self._address, program)
+            command = llama_cpp(instance, files, port, host, program)
             watched.port, watched.program, watched.health_path = port, command.program, command.health_path
             details = {"rank": instance.rank, "program": command.program, "health_path": command.health_path}
             await self._runtime.start(engine, command, details)
@@ -304,6 +305,11 @@ class AgentProcess:
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def _answer_questions(self, broker: NatsBroker) -> None:
+        @broker.subscriber(ask(self.worker_id, "look"), title="look")
+        async def look() -> None:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            """Somebody lost sight of this worker: send the complete picture."""
+            self._line().want_picture()
+
         @broker.subscriber(ask(self.worker_id, "logs"), title="logs")
         async def tail_log(question: TailLog) -> LogLines:  # pyright: ignore[reportUnusedFunction] - the broker calls it
             attempts = [e.attempt for e in self._engines if e.instance_id == question.instance_id]

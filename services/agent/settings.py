@@ -18,6 +18,8 @@ class AgentSettings(ServiceSettings):
     """What people call this worker; a new name is a fact about the same worker."""
     worker_ip: str | None = None
     """Where the gateway reaches this worker's engines; detected when not given."""
+    engine_bind: str | None = None
+    """Where engines listen; the worker's address when not given. With `0.0.0.0` they survive a change of that address."""
     agent_nkey_seed: SecretStr | None = None
     """Seed of the agent's NKey; the worker's identity is derived from it."""
     inventory: Path | None = None

@@ -244,7 +244,9 @@ class Reign:
             for start in range(0, len(decision.facts), MOST_IN_A_DECISION):
                 part = decision.facts[start : start + MOST_IN_A_DECISION]
                 decided: list[tuple[Fact, Cause]] = [(fact, cause) for fact in part]
-                _, sequences = await append_as_elected(self._log, self.election, self._clock, decided)
+                _, sequences = await append_as_elected(
+                    self._log, self.election, self._clock, decided, at=decision.at
+                )
                 self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])
                 self._since_snapshot += len(part)
         for fact in decision.facts:
@@ -294,6 +296,8 @@ class Reign:
             worker_id = WorkerId(name)
             if role == "agent" and worker_id not in self._greeted:
                 await self._inputs.put(lambda _now: (Decision(workers={worker_id}), Cause()))
+            elif role == "agent" and self._is_lost(worker_id):
+                await self._bus.publish(ask(worker_id, "look"), b"")
             await self._inputs.put(
                 lambda now: (self._core.beat(worker_id, role, now), Cause(actor=f"worker/{worker_id}"))
             )
@@ -303,6 +307,11 @@ class Reign:
             await asyncio.Event().wait()
         finally:
             await subscription.unsubscribe()
+
+    def _is_lost(self, worker_id: WorkerId) -> bool:
+        """Heard again after it was given up: only its complete picture makes it ready."""
+        worker = self._core.fleet.workers.get(worker_id)
+        return worker is not None and worker.state == "unreachable" and worker_id not in self._core.liveness.left
 
     async def _inspect(self, question: Question) -> None:
         """Ask a downloader what a model weighs; whatever comes of it is an input."""

@@ -111,6 +111,8 @@ class Question:
 @dataclass(slots=True)
 class Decision:
     facts: list[Fact] = field(default_factory=list[Fact])
+    at: datetime | None = None
+    """When it was decided: what was folded then is what a replay of the log folds."""
     workers: set[WorkerId] = field(default_factory=set[WorkerId])
     """Workers whose assignment may have changed."""
 
@@ -671,7 +673,7 @@ class Core:
 
     def _begin(self, now: Now) -> None:
         self._now = now
-        self._decision = Decision()
+        self._decision = Decision(at=now.at)
         self._models = set()
         self._capacity_changed = False
 

@@ -276,7 +276,7 @@ def test_facts_of_different_owners_fold_in_any_interleaving(
     for fact, sequence, at in [e for e in a if isinstance(e[0], ModelCreated)]:
         evolve(woven, fact, sequence, at)  # what is decided about a model follows its creation
     a = [e for e in a if not isinstance(e[0], ModelCreated)]
-    assert {model for model in created} >= {m for m in woven.wishes}
+    assert created >= set(woven.wishes)
     while a or s:
         fact, sequence, at = (a if a and (not s or dice.random() < 0.5) else s).pop(0)
         evolve(woven, fact, sequence, at)

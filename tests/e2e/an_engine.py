@@ -1,0 +1,86 @@
+"""An engine that is a few lines of Python: takes llama-server's flags, is healthy at once, and does what it is asked.
+
+Run as a program (`-I -S`: 40 ms), so it imports nothing of ours. What it answers is the same bytes every time, so that a
+test can compare what the gateway passed on. The last message of a chat may be a word that it obeys:
+`die`: exits before the first byte. `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s.
+Flags of its own: `--never-healthy`, `--exit-after=<seconds>`, `--exit-code=<n>`.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+CHUNKS = (
+    b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n',
+    b": a comment, as some engines send\r\n\r\n",
+    'data: {"choices":[{"delta":{"content":"zwei \u2603"}}]}\n\n'.encode(),
+    b'event: done\ndata: {"usage":{"total_tokens":3}}\n\n',
+    b"data: [DONE]\n\n",
+)
+COMMAND = f"{sys.executable} -I -S {Path(__file__)}"
+
+
+def main(argv: list[str]) -> None:
+    flags: dict[str, str] = {}
+    for position, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            following = argv[position + 1] if position + 1 < len(argv) else ""
+            flags[name] = value if equals else "" if following.startswith("--") else following
+    name = flags.get("--alias", "?")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer(503 if "--never-healthy" in flags else 200, {"status": "ok"})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            messages = body.get("messages") or [{"content": ""}]
+            what = messages[-1]["content"]
+            if what == "die":
+                os._exit(3)
+            if body.get("stream"):
+                self._stream(what)
+            else:
+                message = {"role": "assistant", "content": name}
+                self._answer(200, {"choices": [{"message": message}], "pid": os.getpid(), "model": body["model"]})
+
+        def _stream(self, what: str) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("connection", "close")
+            self.end_headers()
+            for chunk in CHUNKS:
+                self.wfile.write(chunk)
+                self.wfile.flush()
+                if what == "die later":
+                    os._exit(3)
+                if what == "slowly":
+                    time.sleep(0.2)
+            self.close_connection = True
+
+        def _answer(self, status: int, document: object) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Its log is what a test looks at."""
+
+    print(f"engine of {name} starts", flush=True)
+    if "--exit-after" in flags:
+        threading.Timer(float(flags["--exit-after"]), os._exit, [int(flags.get("--exit-code", "1"))]).start()
+    ThreadingHTTPServer((flags["--host"], int(flags["--port"])), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,198 @@
+"""Any number of schedulers: one decides, and the log refuses whoever wrongly believes that it does."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from kernel.clock import SystemClock
+from kernel.log.jetstream import JetStreamLog
+from services.scheduler.adapters.lease import BUCKET as LEASE
+from services.scheduler.adapters.lease import KEY
+from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
+from services.scheduler.adapters.snapshots import NAME, parse
+from services.scheduler.domain.fleet import Fleet
+from services.scheduler.process import Reign
+from services.scheduler.settings import SchedulerSettings
+from tests.chaos.what_must_hold import (
+    attempts_of,
+    facts_of,
+    last_sequence,
+    no_memory_was_promised_twice,
+    of_type,
+    whoever_was_elected_decided,
+)
+from tests.e2e.machines import GIB, QUICK, a_gpu, a_machine, takes
+from tests.support.stack import TINYCHAT, Client, Stack
+
+SLOTS = 6
+"""Instances of tinychat that the small fleet has room for: three in the RAM of one machine, three on the other's GPU."""
+
+
+async def a_small_fleet(stack: Stack) -> None:
+    assert GIB // 4 < takes(TINYCHAT) < GIB // 3, "three fit into a GiB, and not four"
+    small = a_machine(stack.directory, "small", ram=GIB)
+    with_gpu = a_machine(stack.directory, "with-gpu", ram=64 * GIB, gpus=(a_gpu(0, GIB),))
+    await stack.start_worker(0, inventory=small, **QUICK)
+    await stack.start_worker(1, inventory=with_gpu, **QUICK)
+
+
+@asynccontextmanager
+async def coming_and_going(client: Client) -> AsyncIterator[None]:
+    """Models are created and deleted without end, always some more than have room: whatever is freed is wanted at once."""
+    stop = asyncio.Event()
+
+    async def come_and_go() -> None:
+        names: list[str] = []
+        number = 0
+        while not stop.is_set():
+            number += 1
+            names.append(f"guest-{number}")
+            await client.until_written("POST", "/v2/models", {"name": names[-1], "local_path": str(TINYCHAT)})
+            if len(names) > SLOTS + 2:
+                await client.until_written("DELETE", f"/v2/models/{names.pop(0)}")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(come_and_go())
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def until_elected(stack: Stack, replica: str, *, seconds: float = 60.0) -> None:
+    """Until the newest election is this replica's."""
+    for _ in range(int(seconds / 0.05)):
+        elections = of_type(await facts_of(stack), "SchedulerElected")
+        if elections and elections[-1].envelope.data["replica"] == replica:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{replica} was never elected")
+
+
+async def until_it_has_decided(stack: Stack, scheduled: int, *, seconds: float = 60.0) -> None:
+    """Until so many more instances were given a place."""
+    goal = len(of_type(await facts_of(stack), "InstanceScheduled")) + scheduled
+    for _ in range(int(seconds / 0.1)):
+        if len(of_type(await facts_of(stack), "InstanceScheduled")) >= goal:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("nothing is decided any more")
+
+
+async def no_gpu_and_no_ram_was_promised_twice(stack: Stack) -> None:
+    events = await facts_of(stack)
+    most = no_memory_was_promised_twice(events)
+    assert most["worker-0"].ram > GIB * 3 // 4, "the RAM was never contended for, so this shows nothing"
+    assert most["worker-1"].vram[0] > GIB * 3 // 4, "the GPU was never contended for, so this shows nothing"
+
+
+async def test_of_two_schedulers_one_decides_and_the_other_takes_over_when_it_is_killed(stack: Stack) -> None:
+    first = await stack.spawn("scheduler", replica="a")
+    await until_elected(stack, "a")
+    second = await stack.spawn("scheduler", replica="b")
+    await stack.start_worker(0)
+    await stack.start_api()
+    client = stack.client()
+    await client.deploy("before")
+    await client.until_state("/v2/models/before", "ready", seconds=60)
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    engines = stack.engines()
+    assert second.returncode is None
+    assert whoever_was_elected_decided(await facts_of(stack)) == ["a"]
+
+    first.kill()
+    await until_elected(stack, "b")
+    await client.deploy("after", "/nowhere/model.gguf")
+    await client.until_state("/v2/models/after", "pending", seconds=60)
+
+    assert whoever_was_elected_decided(await facts_of(stack)) == ["a", "b"]
+    assert (await client.get("/v2/models/before"))["state"] == "ready"
+    assert stack.engines() == engines
+    assert attempts_of(await facts_of(stack), instance["id"]) == [1]
+    assert (await client.ask("before"))[0] == 200
+
+
+async def test_a_scheduler_whose_lease_was_broken_is_refused_by_the_log_and_steps_down(stack: Stack) -> None:
+    first = await stack.spawn("scheduler", replica="a", scheduler_lease_seconds=60)  # it looks every 15 s only
+    await until_elected(stack, "a")
+    second = await stack.spawn("scheduler", replica="b", scheduler_lease_seconds=2)
+    await a_small_fleet(stack)
+    await stack.start_api()
+    async with coming_and_going(stack.client()):
+        await until_it_has_decided(stack, SLOTS + 2)
+        bucket = await stack.operator.client.jetstream().key_value(LEASE)
+        await bucket.delete(KEY)
+        await until_elected(stack, "b")
+        await until_it_has_decided(stack, 5)
+        assert (first.returncode, second.returncode) == (None, None)
+        second.send_signal(signal.SIGTERM)  # in order: it gives the lease back
+        await until_elected(stack, "a")
+        await until_it_has_decided(stack, 5)
+
+    assert whoever_was_elected_decided(await facts_of(stack)) == ["a", "b", "a"]
+    await no_gpu_and_no_ram_was_promised_twice(stack)
+
+
+async def test_a_scheduler_that_stood_still_while_another_was_elected_promises_nothing_twice(stack: Stack) -> None:
+    schedulers = {"a": await stack.spawn("scheduler", replica="a")}
+    await until_elected(stack, "a")
+    schedulers["b"] = await stack.spawn("scheduler", replica="b")
+    await a_small_fleet(stack)
+    await stack.start_api()
+    async with coming_and_going(stack.client()):
+        await until_it_has_decided(stack, SLOTS + 2)
+        for decides, stands_by in (("a", "b"), ("b", "a"), ("a", "b")):
+            schedulers[decides].send_signal(signal.SIGSTOP)
+            await until_elected(stack, stands_by)
+            await until_it_has_decided(stack, 3)
+            schedulers[decides].send_signal(signal.SIGCONT)
+            await until_it_has_decided(stack, 3)
+            assert [process.returncode for process in schedulers.values()] == [None, None]
+
+    assert whoever_was_elected_decided(await facts_of(stack)) == ["a", "b", "a", "b"]
+    await no_gpu_and_no_ram_was_promised_twice(stack)
+
+
+async def test_a_start_from_a_snapshot_equals_a_full_replay_and_what_was_in_memory(stack: Stack) -> None:
+    scheduler = await stack.start_scheduler(snapshot_every=5)
+    await a_small_fleet(stack)
+    await stack.start_api()
+    client = stack.client()
+    for number in range(SLOTS + 2):
+        await client.deploy(f"guest-{number}")
+    for number in range(SLOTS):
+        await client.until_state(f"/v2/models/guest-{number}", "ready", seconds=60)
+    await client.until_written("DELETE", "/v2/models/guest-0")
+    await client.until(
+        "/v2/models", lambda models: sum(model["state"] == "ready" for model in models["items"]) == SLOTS, seconds=60
+    )
+    assert scheduler.reign is not None
+    assert scheduler.reign.core is not None
+    in_memory = scheduler.reign.core.fleet
+    await stack.stop("scheduler")
+    decided_until = await last_sequence(stack)
+    await client.deploy("while-nobody-decides")
+
+    bus = await stack.bus("scheduler")
+    end = await last_sequence(stack)
+    store = await bus.client.jetstream().object_store(SNAPSHOTS)
+    snapshot = parse((await store.get(NAME)).data or b"", await JetStreamLog(bus).state())
+    assert snapshot is not None
+    assert 0 < snapshot.seq < end
+
+    async def folded(sequence: int) -> Fleet:
+        return await Reign(bus, SchedulerSettings(), SystemClock()).fold_up_to(sequence)
+
+    from_snapshot = await folded(end)
+    await store.put(NAME, b"no snapshot at all")
+    from_garbage = await folded(end)
+    await store.delete(NAME)
+    from_event_1 = await folded(end)
+    assert from_event_1.seq == end
+    assert from_snapshot == from_event_1
+    assert from_garbage == from_event_1
+    assert await folded(decided_until) == in_memory
+
+    await stack.start_scheduler()
+    await client.until_state("/v2/models/while-nobody-decides", "pending", seconds=60)
