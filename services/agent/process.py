@@ -147,6 +147,7 @@ class AgentProcess:
             )
             for engine in todo.forget:
                 self._forget(engine)
+                await self._runtime.stop(engine, 0)  # nothing runs: its end need not be told again
             for engine in todo.stop:
                 self._spawn(self._stop(engine))
             for instance in todo.accept:

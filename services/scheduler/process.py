@@ -244,9 +244,7 @@ class Reign:
             for start in range(0, len(decision.facts), MOST_IN_A_DECISION):
                 part = decision.facts[start : start + MOST_IN_A_DECISION]
                 decided: list[tuple[Fact, Cause]] = [(fact, cause) for fact in part]
-                _, sequences = await append_as_elected(
-                    self._log, self.election, self._clock, decided, at=decision.at
-                )
+                _, sequences = await append_as_elected(self._log, self.election, self._clock, decided, at=decision.at)
                 self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])
                 self._since_snapshot += len(part)
         for fact in decision.facts:

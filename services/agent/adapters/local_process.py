@@ -142,10 +142,7 @@ class LocalProcessRuntime:
             engine = EngineId(InstanceId(path.parent.name), int(path.stem))
             try:
                 record = _Record.model_validate_json(path.read_bytes())
-            except (
-                OSError,
-                ValidationError,
-            ):  # the power failed while it was written: the boot that it tells of is over
+            except (OSError, ValidationError):  # the power failed while it was written: with it went the engine
                 self._exits.put_nowait(EngineExit(engine, None, None, _tail(self._path(engine, "log"), EXIT_LOG_LINES)))
                 continue
             pid = None if record.ended or record.boot_id != _boot_id() else self._pid_of(engine, record)
@@ -153,9 +150,9 @@ class LocalProcessRuntime:
                 self._ended(engine, record)
 
     def _pid_of(self, engine: EngineId, record: _Record) -> int | None:
+        """The number that the engine has, or had."""
         if record.pid is not None:
-            process = _process(record.pid)
-            return record.pid if process is not None and process.start_ticks == record.start_ticks else None
+            return record.pid
         mark = f"{_MARK}={self._mark(engine)}\0".encode()
         marked = [
             (process.start_ticks, pid) for pid, process in _processes() if process.group == pid and _has(pid, mark)
@@ -191,6 +188,7 @@ class LocalProcessRuntime:
         return watched.running
 
     def _watch(self, engine: EngineId, record: _Record, pid: int) -> bool:
+        """False when there is no such process, or a later one with its number."""
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -255,7 +253,7 @@ class LocalProcessRuntime:
 
 
 def engine_environment(wanted: Mapping[str, str], agents: Mapping[str, str]) -> dict[str, str]:
-    """A few variables of the agent's, and what the command wants; no proxy ever stands between an engine and this machine."""
+    """A few variables of the agent's, and what the command wants; no proxy between an engine and its own machine."""
     names = [*_PASSED_ON, *(name for proxy in _PROXIES for name in (proxy, proxy.lower()))]
     environment = {name: agents[name] for name in names if name in agents} | dict(wanted)
     excepted = [
@@ -339,7 +337,7 @@ def _processes() -> Iterator[tuple[int, _Process]]:
 def _process(pid: int) -> _Process | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # it is gone, or not ours to see
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may contain anything
     return _Process(state=fields[0].decode(), group=int(fields[2]), start_ticks=int(fields[19]))

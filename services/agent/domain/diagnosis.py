@@ -41,10 +41,8 @@ def diagnose(
     exit_code: int | None, signal: int | None, log_tail: tuple[str, ...], *, program: str, port: int
 ) -> tuple[Reason, ...]:
     """An engine that a signal ended can have run out of memory; what else is in its log did not end it."""
-    if (
-        signal is None and exit_code is not None and 128 < exit_code <= 128 + 64
-    ):  # as shells and containers tell a signal
-        signal = exit_code - 128
+    if signal is None and exit_code is not None and 128 < exit_code <= 128 + 64:
+        signal = exit_code - 128  # as shells and containers tell it
     log = "\n".join(log_tail)
     model = _LOADED.findall(log)
     context = Context(exit_code, port, program, model[-1] if model else "the model's file")

@@ -10,6 +10,7 @@ from typing import Final
 
 from schemas.ids import WorkerId
 from schemas.models import Claim, Gpu, Member, ModelSpec, ModelWeights
+from schemas.parameters import find
 from schemas.reasons import NoWorkers, Reason, Suggestion
 from services.scheduler.domain.fleet import Fleet, Inspection, Worker
 from services.scheduler.domain.memory import gguf, safetensors
@@ -78,7 +79,7 @@ def need_of(spec: ModelSpec, weights: ModelWeights, worker: Worker) -> Need:
         return Need(spec, vram_bytes=safetensors.needed_bytes(weights))
     context = gguf.context_of(spec, weights)
     size = gguf.needed_bytes(weights, context)
-    layers = gguf.flag(spec.backend_parameters, gguf.GPU_LAYER_FLAGS)
+    layers = find(spec.backend_parameters, gguf.GPU_LAYER_FLAGS)
     wants_gpu = (
         layers not in (None, "0") or (layers is None and bool(worker.inventory.gpus)) or spec.gpu_selector is not None
     )

@@ -74,3 +74,7 @@ def test_the_engine_is_asked_for_its_health_where_the_user_put_it() -> None:
 def test_of_a_model_in_shards_the_first_is_named() -> None:
     shards = ("/m/big-00002-of-00003.gguf", "/m/big-00001-of-00003.gguf", "/m/big-00003-of-00003.gguf")
     assert command(weights=shards).argv[:3] == ("llama-server", "--model", "/m/big-00001-of-00003.gguf")
+
+
+def test_without_known_files_the_path_that_the_user_gave_is_named() -> None:
+    assert command(weights=()).argv[:3] == ("llama-server", "--model", MODEL)

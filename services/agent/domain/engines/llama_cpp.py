@@ -1,7 +1,7 @@
 """llama.cpp's HTTP server, as `llama-server` or from the `xllamacpp` wheel. Source of the flags: its common/arg.cpp."""
 
 from schemas.assignment import AssignedInstance
-from services.agent.domain.parameters import find, split
+from schemas.parameters import find, split
 from services.agent.domain.runtime import EngineCommand
 
 
@@ -10,11 +10,13 @@ def llama_cpp(
 ) -> EngineCommand:
     """`weights_paths`: one file or all shards; llama.cpp is given the first and finds the others beside it.
 
+    Without any it is given the path that the user gave.
+
     What the user gave comes last and wins; a flag of theirs is not given a second time by us.
     """
     parameters = assigned.launch.parameters
     ours = (
-        (("--model", "-m"), min(weights_paths)),
+        (("--model", "-m"), min(weights_paths, default=assigned.launch.source.path)),
         (("--alias", "-a"), assigned.launch.model_name),
         (("--host",), host),
         (("--port",), str(port)),

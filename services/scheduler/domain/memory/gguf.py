@@ -7,6 +7,7 @@ KV cache: keys and values of every layer for every position, f16 (llama.cpp's de
 from typing import Final
 
 from schemas.models import ModelSpec, ModelWeights
+from schemas.parameters import find
 
 OVERHEAD_BYTES: Final = 256 * 2**20
 """Compute buffers and the server itself."""
@@ -19,7 +20,7 @@ GPU_LAYER_FLAGS: Final = ("--n-gpu-layers", "--gpu-layers", "-ngl")
 
 def context_of(spec: ModelSpec, weights: ModelWeights) -> int:
     """Tokens of context the engine is started with: the user's, else the model's, at most 8192."""
-    given = flag(spec.backend_parameters, CONTEXT_FLAGS)
+    given = find(spec.backend_parameters, CONTEXT_FLAGS)
     if given is not None and given.isdigit() and int(given) > 0:
         return int(given)
     return min(weights.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
@@ -28,18 +29,3 @@ def context_of(spec: ModelSpec, weights: ModelWeights) -> int:
 def needed_bytes(weights: ModelWeights, context: int) -> int:
     cache = 2 * (weights.layers or 0) * (weights.kv_heads or 0) * (weights.head_size or 0) * context * KV_BYTES_EACH
     return weights.weight_bytes + cache + OVERHEAD_BYTES
-
-
-def flag(parameters: tuple[str, ...], names: tuple[str, ...]) -> str | None:
-    """The last value given for one of these flags, as `--a=b` or `--a b`, dashes or underscores; None when not given."""
-    known = {name.replace("_", "-") for name in names}
-    found: str | None = None
-    for position, parameter in enumerate(parameters):
-        name, equals, value = parameter.partition("=")
-        if name.replace("_", "-") not in known:
-            continue
-        if equals:
-            found = value
-        elif position + 1 < len(parameters):
-            found = parameters[position + 1]
-    return found

@@ -13,6 +13,7 @@ from services.scheduler.domain.rules.labels_do_not_match import labels_do_not_ma
 from services.scheduler.domain.rules.no_gpu import no_gpu
 from services.scheduler.domain.rules.not_enough_ram import not_enough_ram
 from services.scheduler.domain.rules.not_enough_vram import not_enough_vram
+from services.scheduler.domain.rules.unsupported_model import unsupported_model
 from services.scheduler.domain.rules.worker_cordoned import worker_cordoned
 from services.scheduler.domain.rules.worker_not_ready import worker_not_ready
 from services.scheduler.domain.snapshot import Candidate
@@ -26,6 +27,7 @@ RULES: Final[tuple[Rule, ...]] = (
     labels_do_not_match,
     backend_not_available,
     files_unusable,
+    unsupported_model,
     gpu_not_selected,
     no_gpu,
     not_enough_ram,

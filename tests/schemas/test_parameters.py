@@ -1,6 +1,6 @@
 import pytest
 
-from services.agent.domain.parameters import find, split
+from schemas.parameters import find, split
 
 CONTEXT = ("--ctx-size", "-c")
 
