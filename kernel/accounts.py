@@ -15,6 +15,7 @@ from typing import Final, Literal
 import nkeys
 
 from schemas.ids import WorkerId
+from schemas.subjects import ALL_FACTS, PROJECTED
 
 Role = Literal["operator", "api", "scheduler", "agent", "downloader", "observer"]
 CORE_ROLES: Final = frozenset({"operator", "api", "scheduler", "observer"})
@@ -33,12 +34,24 @@ _READ_STREAMS: Final = [
 ]
 _BUCKETS: Final = ["$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.PURGE.*", "$KV.>", "$O.>"]
 """Key-value and object buckets (lease, snapshots). FACTS itself denies deletion."""
+_READ_FACTS: Final = [
+    "$JS.API.STREAM.INFO.FACTS",
+    "$JS.API.STREAM.MSG.GET.FACTS",
+    "$JS.API.DIRECT.GET.FACTS",
+    "$JS.API.DIRECT.GET.FACTS.>",
+    "$JS.API.CONSUMER.CREATE.FACTS",
+    "$JS.API.CONSUMER.CREATE.FACTS.>",
+    "$JS.API.CONSUMER.DELETE.FACTS.*",
+    "$JS.API.CONSUMER.INFO.FACTS.*",
+    "$JS.API.CONSUMER.MSG.NEXT.FACTS.*",
+]
+"""Of FACTS alone: who may make a consumer of REPORTS can have reports *delivered* into FACTS (tried on 2.15.1)."""
 
 PUBLISH: Final[dict[str, list[str]]] = {
     "operator": [">"],
     "api": ["muster.facts.api.>", "muster.projected", "muster.ask.>", *_READ_STREAMS],
     "scheduler": ["muster.facts.scheduler.>", "muster.assigned.*", "muster.ask.>", *_READ_STREAMS, *_BUCKETS],
-    "observer": [*_READ_STREAMS],
+    "observer": _READ_FACTS,
 }
 
 
@@ -158,11 +171,17 @@ def subscribes(principal: Principal) -> list[str]:
     inbox = f"{inbox_prefix(principal.role, principal.worker_id)}.>"
     match principal.role:
         case "agent":
-            return [inbox, f"muster.assigned.{principal.worker_id}", *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look"))]
+            return [
+                inbox,
+                f"muster.assigned.{principal.worker_id}",
+                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look")),
+            ]
         case "downloader":
             return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.inspect"]
         case "operator":
             return [">"]
+        case "observer":
+            return [inbox, ALL_FACTS, PROJECTED, "_INBOX.>"]
         case _:
             return [inbox, "muster.>", "$KV.>", "$O.>", "_INBOX.>"]
 

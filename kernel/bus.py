@@ -55,6 +55,7 @@ class Bus:
         self.permission_violations: list[str] = []
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
+        self._last_error = ""
 
     @staticmethod
     async def connect(name: str, settings: BusSettings, *, timeout_seconds: float = 10.0) -> "Bus":
@@ -85,9 +86,8 @@ class Bus:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             bus._closing = True
             await bus.client.close()
-            raise Unavailable(
-                f"no NATS server answers at {', '.join(settings.servers)}: {error or 'timed out'}"
-            ) from error
+            why = str(error) or bus._last_error or "timed out"
+            raise Unavailable(f"no NATS server answers at {', '.join(settings.servers)}: {why}") from error
         return bus
 
     @property
@@ -132,7 +132,7 @@ class Bus:
         except nats.errors.NoRespondersError as error:
             raise Unavailable(f"nobody answers on {subject}") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise NoAnswer(f"no answer on {subject}: {error or 'timed out'}") from error
+            raise NoAnswer(f"no answer on {subject}: {str(error) or 'timed out'}") from error
 
     async def js_api(
         self, subject: str, body: Mapping[str, Any] | None = None, *, timeout_seconds: float = 5.0
@@ -167,7 +167,7 @@ class Bus:
         await self.client.close()
 
     async def _on_error(self, error: Exception) -> None:
-        text = str(error)
+        text = self._last_error = str(error)
         if "permissions violation" in text.lower():
             self.permission_violations.append(text)
             log.error("NATS refused what this service asked for: %s", text)

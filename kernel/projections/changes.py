@@ -4,15 +4,19 @@ A projection says for each fact which rows it puts, patches or drops. Within a b
 so that a batch of any size leaves the same rows (a property test says so for 1, 7 and 1000).
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from sqlalchemy import Table
 
 from schemas.facts.base import Fact
 from schemas.value import Instant
+
+_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+"""In JSON. PostgreSQL has no NUL in text: a row that can't be written would stop the projection for ever."""
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
@@ -115,6 +119,8 @@ class Batch:
                         )
             case PutChildren(parent=parent, rows=rows):
                 of.drops = {key: None for key in of.drops if key[: len(parent)] != parent}
+                of.puts = {key: row for key, row in of.puts.items() if key[: len(parent)] != parent}
+                of.patches = {key: row for key, row in of.patches.items() if key[: len(parent)] != parent}
                 of.parents[parent] = rows
 
     def statements(self, schema: str) -> Iterable[tuple[str, str]]:
@@ -157,4 +163,7 @@ def _by_columns(patches: dict[Key, Row], keys: tuple[str, ...]) -> dict[tuple[st
 
 
 def _json(rows: list[Row]) -> str:
-    return orjson.dumps(rows, option=orjson.OPT_NON_STR_KEYS).decode()
+    text = orjson.dumps(rows, option=orjson.OPT_NON_STR_KEYS)
+    if rb"\u0000" in text:
+        text = _NUL.sub(rb"\1\\ufffd", text)
+    return text.decode()

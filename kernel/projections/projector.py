@@ -104,8 +104,8 @@ class Projector:
             try:
                 await self._run_once()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, Unavailable) as error:
-                self.failure = f"projection is waiting: {error or type(error).__name__}"
-                log.warning("projection interrupted: %s", error or type(error).__name__)
+                self.failure = f"projection is waiting: {str(error) or type(error).__name__}"
+                log.warning("projection interrupted: %s", str(error) or type(error).__name__)
                 await asyncio.sleep(0.2)
             except LostTheCheckpoint:
                 log.warning("somebody else moved the checkpoint; reading it again")

@@ -4,9 +4,10 @@ The same accounts, keys and permissions as anywhere else, generated, on loopback
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -79,11 +80,32 @@ class Everything:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def _start(self) -> None:
-        listen(self.settings.host, self.settings.port).close()
+    @contextlib.asynccontextmanager
+    async def servers_only(self) -> AsyncGenerator[Bus]:
+        """NATS and PostgreSQL without any service, for repairs; a connection with the operator's credentials."""
+        try:
+            await self._start_servers()
+            bus = await self._operator()
+            try:
+                await provision(bus)
+                yield bus
+            finally:
+                await bus.close()
+        finally:
+            await self.stop()
+
+    async def _start_servers(self) -> None:
         async with asyncio.TaskGroup() as servers:
             servers.create_task(self.nats.start())
             servers.create_task(self.postgres.start())
+
+    async def _operator(self) -> Bus:
+        seed = SecretStr(self.seeds["operator"])
+        return await Bus.connect("muster up", BusSettings(servers=(self.nats.url,), nkey_seed=seed))
+
+    async def _start(self) -> None:
+        listen(self.settings.host, self.settings.port).close()
+        await self._start_servers()
         await self._provision()
         api, scheduler, downloader, agent = self._services()
         self._launch(api)
@@ -185,9 +207,7 @@ class Everything:
         return self.api, scheduler, DownloaderProcess(downloader), AgentProcess(agent)
 
     async def _provision(self) -> None:
-        bus = await Bus.connect(
-            "muster up", BusSettings(servers=(self.nats.url,), nkey_seed=SecretStr(self.seeds["operator"]))
-        )
+        bus = await self._operator()
         try:
             await provision(bus)
             await self._check_second_copy(bus)

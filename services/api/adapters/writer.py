@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,14 +14,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from kernel.clock import Clock
 from kernel.errors import Conflict, Refused, Unavailable
 from kernel.log.names import look_up_name
-from kernel.log.port import Draft, EventLog, Guard, Position
+from kernel.log.port import Draft, EventLog, Guard, Position, Stored
 from kernel.log.seal import Cause, seal_fact
 from kernel.projections.marks import HighWater
 from kernel.projections.tables import SCHEMA
-from schemas.envelope import Envelope
-from schemas.facts import InstanceDeletionRequested, ModelCreated, NameFreed, NameTaken, WorkerRemovalRequested
+from schemas.facts import (
+    InstanceDeletionRequested,
+    ModelCreated,
+    ModelDeleted,
+    ModelScaled,
+    ModelUpdated,
+    NameFreed,
+    NameTaken,
+    WorkerRemovalRequested,
+    read,
+)
 from schemas.facts.base import Fact
-from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.ids import TOKEN_PATTERN, InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
 from schemas.subjects import api_part_of
 from services.api.adapters.database import UNREACHABLE
@@ -91,18 +101,29 @@ class Writer:
         self._high_water = high_water
         self._feed = feed
         self._settings = settings
+        self._probe: asyncio.Task[bool] | None = None
         self._batches = asyncio.Semaphore(BATCHES_AT_ONCE)
 
+    async def once(self, caller: Caller, model: str, write: Callable[[], Awaitable[Written]]) -> Written:
+        """One Idempotency-Key is one write: what was done before is answered as it was, also where the write would be
+        refused now because of it, or because Postgres is away or behind. `model`: its name or id.
+
+        Raises Refused (idempotency_key_reused), and what `write` raises.
+        """
+        try:
+            return await self._projected(caller) or await write()
+        except (Refused, Conflict, Unavailable):
+            if (before := await self._durable(caller, model)) is not None:
+                return before
+            raise
+
     async def create_model(self, spec: ModelSpec, caller: Caller) -> Written:
-        """Raises Refused (name_taken, idempotency_key_reused), Unavailable."""
-        if (before := await self._done_before(caller)) is not None:
-            return before
+        """Raises Refused (name_taken), Unavailable."""
+        await self._check_health()
         model_id = ModelId(f"m-{self._clock.new_id().lower()}")
         for _ in range(TRIES):
             name = await look_up_name(self._log, "model", spec.name)
             if name.bearer is not None:
-                if caller.command_id is not None and name.command_id == caller.command_id:
-                    return await self._as_before(ModelId(name.bearer), caller)
                 raise Refused("name_taken", f"there is a model called {spec.name} already", field="name", status=409)
             taken = NameTaken(of="model", name=spec.name, bearer=model_id)
             created = ModelCreated(model_id=model_id, spec=spec)
@@ -116,8 +137,7 @@ class Writer:
 
     async def change_model(self, model_id: ModelId, after: ModelSpec, expected: int, caller: Caller) -> Written:
         """Write what is wanted over generation `expected`. Raises Conflict when somebody wrote first, Refused, Unavailable."""
-        if (before := await self._done_before(caller)) is not None:
-            return before
+        await self._check_health()
         before_spec = await self._spec(model_id)
         fact = changed(model_id, before_spec, after)
         if fact is None:
@@ -188,57 +208,78 @@ class Writer:
         behind = self._feed.behind_seconds()
         if behind > self._settings.behind_seconds:
             raise Unavailable(f"the projection is {behind:.0f} s behind the log; nothing was written")
+        if self._probe is None or self._probe.done():  # one question for all who ask at once
+            self._probe = asyncio.create_task(self._postgres_answers())
+        if not await asyncio.shield(self._probe):
+            raise Unavailable("PostgreSQL is away; nothing was written")
+
+    async def _postgres_answers(self) -> bool:
         try:
             async with asyncio.timeout(2), self._engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        except (DBAPIError, *UNREACHABLE) as error:
-            raise Unavailable("PostgreSQL is away; nothing was written") from error
+        except (DBAPIError, *UNREACHABLE):
+            return False
+        return True
 
-    async def _done_before(self, caller: Caller) -> Written | None:
-        """The answer to the same command, when it was given before. Raises Refused when the key was used for another."""
+    async def _projected(self, caller: Caller) -> Written | None:
+        """What the same command came to, when it is in `event_log`. Raises Refused (idempotency_key_reused), Unavailable."""
         if caller.command_id is None:
-            await self._check_health()
             return None
-        behind = self._feed.behind_seconds()
-        if behind > self._settings.behind_seconds:
-            raise Unavailable(f"the projection is {behind:.0f} s behind the log; nothing was written")
         key = caller.command_id.partition(".")[0]
         try:
             async with asyncio.timeout(2), self._engine.connect() as connection:
                 rows = await connection.execute(
                     text(
-                        f"SELECT seq, command_id, kind, resource_id, body FROM {SCHEMA}.event_log"
-                        " WHERE command_id >= :low AND command_id < :high ORDER BY seq"
+                        f"SELECT seq, body FROM {SCHEMA}.event_log"
+                        " WHERE command_id >= :low AND command_id < :high ORDER BY seq DESC LIMIT 1"
                     ),
                     {"low": f"{key}.", "high": f"{key}/"},
                 )
-                found = rows.all()
+                found = rows.one_or_none()
         except (DBAPIError, *UNREACHABLE) as error:
             raise Unavailable("PostgreSQL is away; nothing was written") from error
-        if not found:
+        if found is None:
             return None
-        last = found[-1]
-        if last.command_id != caller.command_id:
+        return await self._as_before(Stored(found.seq, "", found.body), caller, projected=True)
+
+    async def _durable(self, caller: Caller, model: str) -> Written | None:
+        """What the same command came to, when it is in the log. Raises Refused (idempotency_key_reused), Unavailable."""
+        if caller.command_id is None:
+            return None
+        key = caller.command_id.partition(".")[0]
+        bearer = (await look_up_name(self._log, "model", model)).bearer
+        for model_id in (bearer, model if re.fullmatch(TOKEN_PATTERN, model) else None):
+            for event in await self._log.read(api_part_of("model", model_id)) if model_id else []:
+                if (event.envelope.commandid or "").partition(".")[0] == key:
+                    seconds = self._settings.projection_wait_seconds
+                    projected = await self._high_water.wait_for(event.sequence, timeout_seconds=seconds)
+                    return await self._as_before(event, caller, projected=projected)
+        return None
+
+    async def _as_before(self, event: Stored, caller: Caller, *, projected: bool) -> Written:
+        """The answer that the command of this event was given. Raises Refused when it was another command."""
+        envelope = event.envelope
+        if envelope.commandid != caller.command_id:
             raise Refused(
                 "idempotency_key_reused", "this Idempotency-Key was used for another request", field="Idempotency-Key"
             )
-        return self._written(last.seq, Envelope.model_validate(orjson.loads(last.body)), projected=True)
-
-    async def _as_before(self, model_id: ModelId, caller: Caller) -> Written:
-        """The same command is in the log and not yet projected."""
-        events = await self._log.read(api_part_of("model", model_id))
-        mine = [event for event in events if event.envelope.commandid == caller.command_id]
-        if not mine:
-            raise Unavailable("the same command is being worked on; try again")
-        projected = await self._high_water.wait_for(
-            mine[-1].sequence, timeout_seconds=self._settings.projection_wait_seconds
-        )
-        return self._written(mine[-1].sequence, mine[-1].envelope, projected=projected)
-
-    def _written(self, sequence: int, envelope: Envelope, *, projected: bool) -> Written:
-        spec = ModelSpec.model_validate(envelope.data["spec"]) if "spec" in envelope.data else None
         resource_id = envelope.subject.partition("/")[2]
-        return Written(resource_id, sequence, max(self._high_water.mark.generation, 1), projected, spec)
+        spec = None if envelope.type == ModelDeleted.type else await self._spec_as_of(resource_id, event.sequence)
+        return Written(resource_id, event.sequence, max(self._high_water.mark.generation, 1), projected, spec)
+
+    async def _spec_as_of(self, model_id: str, sequence: int) -> ModelSpec | None:
+        spec: ModelSpec | None = None
+        for event in await self._log.read(api_part_of("model", model_id)):
+            if event.sequence > sequence:
+                break
+            match read(event.envelope):
+                case ModelCreated(spec=wanted) | ModelUpdated(spec=wanted):
+                    spec = wanted
+                case ModelScaled(replicas=replicas) if spec is not None:
+                    spec = spec.model_copy(update={"replicas": replicas})
+                case _:
+                    pass
+        return spec
 
     async def _spec(self, model_id: ModelId) -> ModelSpec:
         try:

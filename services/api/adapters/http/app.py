@@ -6,12 +6,11 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api.adapters.gateway.proxy import Gateway
 from services.api.adapters.http import errors
-from services.api.adapters.http.guard import BodyTooLarge, Guard
+from services.api.adapters.http.guard import Guard
 from services.api.settings import ApiSettings
 
 
@@ -27,10 +26,6 @@ def make_app(
         redoc_url=None,
     )
     errors.install(app)
-
-    @app.exception_handler(BodyTooLarge)
-    async def too_large(request: Request, _error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return errors.problem(request, 413, "body_too_large", "the body is too large")
 
     for router in routers:
         app.include_router(router)

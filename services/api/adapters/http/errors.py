@@ -15,7 +15,13 @@ from services.api.adapters.http.respond import json_response
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS: Final = "1"
-CODES: Final = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+CODES: Final = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
 
 
 def problem(
@@ -64,6 +70,8 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         if not isinstance(error, RequestValidationError):
             raise error
+        if (broken := error.errors()[0])["type"] == "json_invalid":
+            return problem(request, 400, "invalid_json", f"the body is not JSON: {broken['ctx']['error']}")
         errors = [
             {
                 "field": ".".join(str(part) for part in each["loc"] if part != "body"),

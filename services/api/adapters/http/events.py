@@ -32,7 +32,11 @@ def make_router(feed: Feed, high_water: HighWater) -> APIRouter:
         worker: Annotated[str | None, Query(description="Only facts that concern this worker id.")] = None,
         follow: Annotated[bool, Query(description="False: end after the newest event.")] = True,
     ) -> StreamingResponse:
-        position = parse_position(last_event_id or since, high_water)
+        position = (
+            parse_position(since, high_water, "since")
+            if last_event_id is None
+            else parse_position(last_event_id, high_water, "Last-Event-ID")
+        )
         try:
             start = feed.resume_from(position)
         except OtherGeneration as other:
@@ -51,7 +55,7 @@ def make_router(feed: Feed, high_water: HighWater) -> APIRouter:
     return router
 
 
-def parse_position(text: str | None, high_water: HighWater) -> Position | None:
+def parse_position(text: str | None, high_water: HighWater, field: str) -> Position | None:
     """Raises Refused (invalid_position)."""
     if text is None:
         return None
@@ -60,22 +64,22 @@ def parse_position(text: str | None, high_water: HighWater) -> Position | None:
     try:
         return Position.parse(text)
     except ValueError as error:
-        raise Refused("invalid_position", str(error), field="Last-Event-ID") from error
+        raise Refused("invalid_position", str(error), field=field) from error
 
 
 def _subjects(model: str | None, instance: str | None, worker: str | None) -> tuple[str, ...]:
     subjects: list[str] = []
     for kind, resource_id in (("model", model), ("instance", instance)):
         if resource_id is not None:
-            subjects.append(f"muster.facts.*.{kind}.*.{_token(resource_id)}.*")
+            subjects.append(f"muster.facts.*.{kind}.*.{_token(kind, resource_id)}.*")
     if worker is not None:
-        subjects.append(f"muster.facts.*.*.{_token(worker)}.*.*")
+        subjects.append(f"muster.facts.*.*.{_token('worker', worker)}.*.*")
     return tuple(subjects)
 
 
-def _token(text: str) -> str:
+def _token(field: str, text: str) -> str:
     if not text or any(character in text for character in ".*> \t\r\n"):
-        raise Refused("invalid_request", "ids contain no dots, wildcards or spaces")
+        raise Refused("invalid_request", "ids contain no dots, wildcards or spaces", field=field)
     return text
 
 

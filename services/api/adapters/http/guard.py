@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import orjson
+from starlette.exceptions import HTTPException
 
 from services.api.settings import ApiSettings
 
@@ -70,8 +71,11 @@ class Guard:
         return hmac.compare_digest(hashlib.sha256(value.strip()).digest(), self._digest)
 
 
-class BodyTooLarge(Exception):
-    """A body without a length turned out too large."""
+class BodyTooLarge(HTTPException):
+    """A body without a length turned out too large. An HTTPException, as frameworks turn any other one of a body into a 400."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413, f"a body has at most {most} bytes here")
 
 
 def _bounded(receive: Receive, most: int) -> Receive:
@@ -83,7 +87,7 @@ def _bounded(receive: Receive, most: int) -> Receive:
         if message["type"] == "http.request":
             received += len(message.get("body", b""))
             if received > most:
-                raise BodyTooLarge
+                raise BodyTooLarge(most)
         return message
 
     return bounded

@@ -1,5 +1,6 @@
 """REST /v2: models, instances, workers, files, and what happened to each."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -12,7 +13,8 @@ from kernel.log.port import Position
 from kernel.projections.marks import HighWater
 from kernel.telemetry import current_traceparent
 from schemas.asks import LogLines, TailLog
-from schemas.ids import InstanceId, WorkerId
+from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.models import ModelSpec
 from schemas.subjects import ask
 from services.api.adapters.http.requests import ChangeModel, CreateModel
 from services.api.adapters.http.respond import json_response
@@ -52,6 +54,23 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
         headers = {"etag": f'"{document["generation"]}"'} if document.get("generation") else None
         return json_response(document, headers=headers)
 
+    async def over_the_newest(
+        model: str, if_match: str | None, write: Callable[[ModelId, ModelSpec, int], Awaitable[Written]]
+    ) -> Written:
+        """Write over what is wanted of the model now; again when somebody else was faster, unless the caller minds."""
+        for _ in range(CHANGE_TRIES):
+            model_id, spec, generation = await reader.model_wish(model)
+            check_if_match(if_match, generation, high_water)
+            try:
+                return await write(model_id, spec, generation)
+            except Conflict:
+                if if_match is not None:
+                    raise Refused(
+                        "precondition_failed", "somebody else changed this model", field="If-Match", status=412
+                    ) from None
+                await high_water.wait_for(generation + 1, timeout_seconds=1.0)
+        raise Conflict("too many writers")
+
     # -- models ---
 
     @router.get("/models", summary="All models")
@@ -69,7 +88,8 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
         request: Request, body: CreateModel, idempotency_key: IdempotencyKey = None
     ) -> Response:
         caller = await caller_of(request, idempotency_key)
-        return written(await writer.create_model(body.spec(body.name), caller), 201)
+        spec = body.spec(body.name)
+        return written(await writer.once(caller, spec.name, lambda: writer.create_model(spec, caller)), 201)
 
     @router.get("/models/{model}", summary="One model, by id or name")
     async def get_model(model: str, min_seq: MinSeq = None) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -85,38 +105,26 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         caller = await caller_of(request, idempotency_key)
-        for _ in range(CHANGE_TRIES):
-            model_id, spec, generation = await reader.model_wish(model)
-            check_if_match(if_match, generation, high_water)
+
+        async def change(model_id: ModelId, spec: ModelSpec, generation: int) -> Written:
             try:
                 after = body.over(spec)
             except ValidationError as error:
                 raise RequestValidationError(error.errors(include_url=False)) from error
-            try:
-                return written(await writer.change_model(model_id, after, generation, caller), 200)
-            except Conflict:
-                if if_match is not None:
-                    raise Refused(
-                        "precondition_failed", "somebody else changed this model", field="If-Match", status=412
-                    ) from None
-                await high_water.wait_for(generation + 1, timeout_seconds=1.0)
-        raise Conflict("too many writers")
+            return await writer.change_model(model_id, after, generation, caller)
+
+        return written(await writer.once(caller, model, lambda: over_the_newest(model, if_match, change)), 200)
 
     @router.delete("/models/{model}", summary="Stop a model and forget it; its files stay")
-    async def delete_model(request: Request, model: str, if_match: IfMatch = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        caller = await caller_of(request, None)
-        for _ in range(CHANGE_TRIES):
-            model_id, _spec, generation = await reader.model_wish(model)
-            check_if_match(if_match, generation, high_water)
-            try:
-                return written(await writer.delete_model(model_id, generation, caller), 200)
-            except Conflict:
-                if if_match is not None:
-                    raise Refused(
-                        "precondition_failed", "somebody else changed this model", field="If-Match", status=412
-                    ) from None
-                await high_water.wait_for(generation + 1, timeout_seconds=1.0)
-        raise Conflict("too many writers")
+    async def delete_model(  # pyright: ignore[reportUnusedFunction]
+        request: Request, model: str, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        caller = await caller_of(request, idempotency_key)
+
+        async def delete(model_id: ModelId, _spec: ModelSpec, generation: int) -> Written:
+            return await writer.delete_model(model_id, generation, caller)
+
+        return written(await writer.once(caller, model, lambda: over_the_newest(model, if_match, delete)), 200)
 
     @router.get("/models/{model}/timeline", summary="Everything that happened to a model")
     async def model_timeline(model: str) -> Response:  # pyright: ignore[reportUnusedFunction]

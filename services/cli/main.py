@@ -1,0 +1,68 @@
+"""`muster`: names the commands, and imports the module of the one that is asked for: nobody waits for the others."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Final
+
+import typer
+
+from services.cli.failed import Failed
+
+MODULES: Final[Mapping[str, str]] = {
+    "up": "up",
+    "down": "up",
+    "demo": "demo",
+    "deploy": "models",
+    "ps": "fleet",
+    "explain": "models",
+    "delete": "models",
+    "workers": "fleet",
+    "logs": "instances",
+    "timeline": "instances",
+    "events": "events",
+    "version": "fleet",
+    "migrate": "migrate",
+    "log": "log",
+}
+"""Command → the module of this package that has a function of that name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            make_app(arguments)(arguments, prog_name="muster")
+        finally:
+            sys.stdout.flush()
+    except Failed as failed:
+        sys.stderr.write(f"muster: {failed}\n")
+        sys.exit(failed.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has seen enough; the interpreter would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(muster)
+    asked = arguments[0] if arguments else ""
+    for name in [asked] if asked in MODULES else MODULES:
+        app.command(name)(getattr(import_module(f"services.cli.{MODULES[name]}"), name))
+    return app
+
+
+def muster() -> None:
+    """Gathers the GPUs of many machines into one fleet and keeps LLM inference engines running on them."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`muster migrate`: make the streams and the tables, or bring them up to date, where others run NATS and PostgreSQL."""
+
+from typing import TYPE_CHECKING
+
+from services.cli.failed import USAGE, Failed
+
+if TYPE_CHECKING:
+    from services.api.settings import ApiSettings
+
+
+def migrate() -> None:
+    """Make or update the log's streams and the tables.
+
+    On the servers that MUSTER_NATS_SERVERS and MUSTER_DATABASE_URL name.
+    MUSTER_NATS_NKEY_SEED (or MUSTER_NATS_NKEY_SEED_FILE) is the operator's: no service may change streams.
+    """
+    import asyncio  # noqa: PLC0415 - not for `muster --help`
+
+    from kernel.bus import JetStreamError, ServerTooOld  # noqa: PLC0415 - not for `muster --help`
+    from kernel.errors import Unavailable  # noqa: PLC0415 - not for `muster --help`
+    from kernel.log.streams import STREAMS, Drift  # noqa: PLC0415 - not for `muster --help`
+    from kernel.settings import BadSettings  # noqa: PLC0415 - not for `muster --help`
+    from services.api.settings import ApiSettings  # noqa: PLC0415 - not for `muster --help`
+
+    try:
+        settings = ApiSettings.from_environment()
+        asyncio.run(_migrate(settings))
+    except (BadSettings, ServerTooOld, Drift) as error:
+        raise Failed(str(error), exit_code=USAGE) from error
+    except JetStreamError as error:
+        raise Failed(f"NATS refused: {error}; is MUSTER_NATS_NKEY_SEED the operator's?") from error
+    except Unavailable as error:
+        raise Failed(str(error)) from error
+    print(f"The streams {', '.join(STREAMS)} and the database are up to date.")
+
+
+async def _migrate(settings: "ApiSettings") -> None:
+    from kernel.bus import Bus  # noqa: PLC0415 - not for `muster --help`
+    from kernel.log.streams import provision  # noqa: PLC0415 - not for `muster --help`
+    from services.api.adapters.database import make_engine, prepare  # noqa: PLC0415 - not for `muster --help`
+
+    bus = await Bus.connect("muster migrate", settings.bus())
+    try:
+        await provision(bus)
+    finally:
+        await bus.close()
+    engine = make_engine(settings.database_url)
+    try:
+        await prepare(engine)
+    finally:
+        await engine.dispose()

@@ -1,0 +1,387 @@
+"""Documents of the REST API as people read them. Pure: what is shown follows from the arguments alone."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+Document = Mapping[str, Any]
+Names = Mapping[str, str]
+"""Id → what people call it."""
+
+STATE_STYLES: Final[Mapping[str, str]] = {
+    "ready": "green",
+    "running": "green",
+    "pending": "yellow",
+    "degraded": "yellow",
+    "error": "red",
+    "unreachable": "red",
+}
+LOG_LINES: Final = 12
+"""Of a failed engine's last words; `muster logs` has the others."""
+NARROW: Final = 64
+"""Columns of a terminal below which a table's last column does not stand beside the others."""
+UNSAID: Final = ("closest", "generation", "engine_gone")
+"""Parts of events that say nothing to a person who reads a line."""
+_NOT_TEXT: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Escape sequences and control characters: what a server or an engine wrote does not steer our terminal."""
+
+
+def plain(text: str) -> str:
+    return _NOT_TEXT.sub("", text)
+
+
+class Rows:
+    """A table whose last column takes what is left; where little is left, it goes on a line of its own below its row."""
+
+    def __init__(self, *columns: str) -> None:
+        self._columns = columns
+        self._rows: list[tuple[Text, ...]] = []
+
+    def add_row(self, *cells: str | Text) -> None:
+        texts = [cell if isinstance(cell, Text) else Text(plain(cell)) for cell in cells]
+        self._rows.append((*texts, *(Text() for _ in self._columns[len(cells) :])))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console  # rich's protocol gives it
+        if options.max_width < NARROW and any(self._columns):
+            for row in self._rows:
+                yield Text("  ").join(cell for cell in row[:-1] if cell.plain)
+                if row[-1].plain:
+                    yield Padding(row[-1], (0, 0, 0, 4))
+            return
+        table = Table(
+            box=None, pad_edge=False, show_header=any(self._columns), header_style="dim", padding=(0, 2, 0, 0)
+        )
+        for column in self._columns:
+            table.add_column(column, overflow="fold")
+        for row in self._rows:
+            table.add_row(*row)
+        yield table
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def ps(models: Sequence[Document], instances: Sequence[Document], now: datetime) -> RenderableType:
+    """Each model with its instances below it: where they run, or why they don't."""
+    if not models and not instances:
+        return Text("No models. `muster deploy NAME --path FILE` runs one.")
+    table = Rows("NAME", "STATE", "SINCE", "READY", "WHERE, OR WHY NOT")
+    of: dict[str, list[Document]] = {}
+    for instance in instances:
+        of.setdefault(instance["model_id"], []).append(instance)
+    for model in models:
+        mine = of.pop(model["id"], [])
+        ready = f"{model['ready_replicas']}/{model['replicas']}"
+        why = "" if mine else _short(model["reasons"], None, f"muster explain {model['name']}")
+        table.add_row(_bold(model["name"]), _state(model), _since(model["since"], now), ready, why)
+        _add_instances(table, mine, now, more=f"muster explain {model['name']}")
+    for orphans in of.values():
+        table.add_row(Text("(deleted)", style="dim"))
+        _add_instances(table, orphans, now, more="")
+    return table
+
+
+def _add_instances(table: Rows, instances: Iterable[Document], now: datetime, more: str) -> None:
+    for instance in instances:
+        why = _short(instance["reasons"], instance["closest_worker"], more)
+        where = _where(instance) if instance["port"] else "" if why else instance["worker_name"] or ""
+        about = "; ".join(part for part in (where, why) if part)
+        table.add_row(Text(f"  {instance['name']}"), _state(instance), _since(instance["since"], now), "", about)
+
+
+def _short(reasons: Sequence[Document], closest: str | None, more: str) -> str:
+    """The reason that comes nearest to being none, and how many others there are."""
+    if not reasons:
+        return ""
+    first = next((reason for reason in reasons if closest is not None and reason["worker_id"] == closest), reasons[0])
+    others = f" (and {len(reasons) - 1} more: {more})" if len(reasons) > 1 else ""
+    return _sentence(first) + others
+
+
+def _sentence(reason: Document) -> str:
+    return f"{reason['worker']}: {reason['text']}" if reason["worker"] else str(reason["text"])
+
+
+def _where(instance: Document) -> str:
+    gpus = ", ".join(f"{instance['gpu_type']}:{index}" for index in instance["gpu_indexes"])
+    address = f" at {instance['worker_ip']}:{instance['port']}" if instance["port"] else ""
+    return f"{instance['worker_name'] or instance['worker_id']}{address}" + (f" on {gpus}" if gpus else "")
+
+
+def workers(items: Sequence[Document], now: datetime) -> RenderableType:
+    if not items:
+        return Text("No workers. `muster up` makes this machine one.")
+    table = Rows("WORKER", "STATE", "SINCE", "ADDRESS", "RUNS", "HAS")
+    for worker in items:
+        state = _state(worker)
+        if worker["cordoned"]:
+            state.append(", cordoned", style="yellow")
+        runs = ", ".join(f"{name} {version or ''}".strip() for name, version in sorted(worker["backends"].items()))
+        has = f"{_count(worker['cpu_count'], 'CPU')}, {_size(worker['memory_total'])}"
+        for name, count in _counted(f"{gpu['name']} {_size(gpu['memory_total'])}" for gpu in worker["gpus"]):
+            has += f", {count}× {name}"
+        has = "; ".join([has, *(_sentence(reason | {"worker": None}) for reason in worker["reasons"])])
+        table.add_row(_bold(worker["name"]), state, _since(worker["since"], now), worker["ip"], runs, has)
+    return table
+
+
+# -- one model --------------------------------------------------------------------------------------------------------
+
+
+def explain(model: Document, instances: Sequence[Document], now: datetime) -> RenderableType:
+    """Why a model is as it is: a sentence, then each instance, or each group that is waiting for the same reasons."""
+    parts: list[RenderableType] = [_summary(model)]
+    pending: dict[str, list[Document]] = {}
+    for instance in instances:
+        if instance["state"] == "pending" and instance["reasons"]:
+            pending.setdefault(_alike(instance), []).append(instance)
+        else:
+            parts += ["", *_explain_one(instance, now)]
+    for group in pending.values():
+        parts += ["", *_explain_pending(group, now)]
+    return Group(*parts)
+
+
+def _summary(model: Document) -> Text:
+    ready, wanted = model["ready_replicas"], model["replicas"]
+    return Text.assemble(
+        _bold(model["name"]), " is ", _state(model), f": {ready} of {_count(wanted, 'instance')} running."
+    )
+
+
+def _alike(instance: Document) -> str:
+    """What pending instances have in common when one explanation does for all."""
+    reasons = sorted(f"{reason['worker_id']} {reason['code']} {reason['numbers']}" for reason in instance["reasons"])
+    return f"{reasons} {instance['closest_worker']} {instance['suggestions']}"
+
+
+def _explain_pending(group: Sequence[Document], now: datetime) -> list[RenderableType]:
+    first = group[0]
+    names = _and([instance["name"] for instance in group])
+    parts: list[RenderableType] = [
+        Text.assemble(
+            _bold(names), " is " if len(group) == 1 else " are ", _state(first),
+            f" since {_since(first['since'], now)}: no worker takes {'it' if len(group) == 1 else 'them'}.",
+        )
+    ]  # fmt: skip
+    table = Rows("WORKER", "OBJECTION", "WHO ACTS", "WHY")
+    for reason in first["reasons"]:
+        worker = reason["worker"] or reason["worker_id"] or "–"
+        table.add_row(worker, Text(reason["code"], style="yellow"), _who(reason["who"]), reason["text"])
+    parts.append(table)
+    closest = first["closest_worker"]
+    known = {reason["worker_id"]: reason["worker"] for reason in first["reasons"]}
+    if closest is not None and len(known) > 1:
+        parts.append(Text(f"Closest: {plain(known.get(closest) or closest)}"))
+    if first["suggestions"]:
+        parts.append(Text("What would help:"))
+        parts += [Padding(Text(f"- {plain(each['text'])}"), (0, 0, 0, 2)) for each in first["suggestions"]]
+    return parts
+
+
+def _who(who: str) -> str:
+    return {"wait": "nobody: wait", "operator": "operator", "author": "author"}.get(who, who)
+
+
+def _explain_one(instance: Document, now: datetime) -> list[RenderableType]:
+    verb = " is in " if instance["state"] == "error" else " is "
+    head = Text.assemble(_bold(instance["name"]), verb, _state(instance), f" since {_since(instance['since'], now)}")
+    if instance["state"] == "running":
+        claim = instance["computed_resource_claim"] or {}
+        promised = [f"{_size(claim['ram'])} of RAM"] if claim.get("ram") else []
+        promised += [f"{_size(size)} on GPU {index}" for index, size in sorted((claim.get("vram") or {}).items())]
+        head.append(f": {plain(_where(instance))}, attempt {instance['attempt']}")
+        head.append(f", with {_and(promised)} promised." if promised else ".")
+        return [head]
+    if instance["worker_name"] and instance["state"] != "error":
+        head.append(f" on {plain(instance['worker_name'])}, attempt {instance['attempt']}")
+    head.append(
+        ": " + "; ".join(plain(reason["text"]) for reason in instance["reasons"]) if instance["reasons"] else ""
+    )
+    head.append(".")
+    if instance["failed_phase"] is None:
+        return [head]
+    return [head, Padding(_failure(instance, now), (0, 0, 0, 2))]
+
+
+def _failure(instance: Document, now: datetime) -> RenderableType:
+    """How the last attempt ended; stays until the next one runs."""
+    facts = Rows("", "")
+    worker = f" on {instance['worker_name']}" if instance["worker_name"] else ""
+    ended = f"while {instance['failed_phase']}, attempt {instance['attempt']}{worker}"
+    facts.add_row("ended", ended if instance["state"] == "error" else f"last time while {instance['failed_phase']}")
+    facts.add_row("exit code", "none" if instance["exit_code"] is None else str(instance["exit_code"]))
+    for reason in instance["reasons"]:
+        facts.add_row("diagnosis", f"{reason['code']}: {reason['text']} (who acts: {_who(reason['who'])})")
+    facts.add_row("crashes", f"{instance['restart_count']} in a row")
+    if instance["next_restart_at"] is not None:
+        at = datetime.fromisoformat(instance["next_restart_at"])
+        seconds = (at - now).total_seconds()
+        due = f"in {_duration(seconds)}" if seconds > 0 else "now"
+        facts.add_row("next start", f"{due} ({_clock(at, now)[:8]})")
+    tail: list[str] = instance["log_tail"]
+    if not tail:
+        return facts
+    lines = [Text(f"  | {plain(line)}", style="dim") for line in tail[-LOG_LINES:]]
+    return Group(facts, Text(f"last lines of its log (all of it: muster logs {instance['name']}):"), *lines)
+
+
+# -- what happened ----------------------------------------------------------------------------------------------------
+
+
+def timeline(events: Sequence[Document], names: Names, now: datetime) -> RenderableType:
+    """Facts about one resource, as `/timeline` lists them."""
+    table = Rows("AT", "EVENT", "WHAT")
+    for event in events:
+        at = datetime.fromisoformat(event["at"])
+        table.add_row(_clock(at, now), _event_type(event["type"]), details(event["type"], event["data"], names))
+    return table
+
+
+def event_line(position: str, envelope: Document, names: Names, now: datetime) -> Text:
+    at = datetime.fromisoformat(envelope["time"])
+    about = envelope["subject"].partition("/")[2]
+    what = details(envelope["type"], envelope["data"], names)
+    name = "" if envelope["type"] in ("NameTaken", "NameFreed", "SchedulerElected") else names.get(about, about)
+    line = Text.assemble(
+        (f"{position:<8}", "dim"), " ", (_clock(at, now), "dim"), " ", _event_type(f"{envelope['type']:<22}"), " "
+    )
+    line.append("  ".join(part for part in (plain(name), what) if part))
+    return line
+
+
+def named_by(envelope: Document) -> dict[str, str]:
+    """Names of ids that an event tells."""
+    data = envelope["data"]
+    match envelope["type"]:
+        case "ModelCreated" | "ModelUpdated":
+            return {data["model_id"]: data["spec"]["name"]}
+        case "InstanceCreated":
+            return {data["instance_id"]: data["name"]}
+        case "WorkerRegistered" | "WorkerRenamed":
+            return {data["worker_id"]: data["name"]}
+        case _:
+            return {}
+
+
+def details(kind: str, data: Document, names: Names) -> str:
+    """What an event says beyond its type and whom it is about."""
+    match kind, data:
+        case (("ModelCreated" | "ModelUpdated"), {"spec": spec}):
+            text = f"{_count(spec['replicas'], 'instance')} of {spec['source'].get('path', spec['source']['type'])}"
+        case (("WorkerRegistered" | "WorkerInventoryChanged"), {"inventory": inventory}):
+            gpus = "".join(f", {count}× {name}" for name, count in _counted(gpu["name"] for gpu in inventory["gpus"]))
+            text = f"{_count(inventory['cpu_count'], 'CPU')}, {_size(inventory['memory_total'])}{gpus}"
+        case "ModelInspected", {"weights": {"weight_bytes": size, "format": form}, "worker_id": worker}:
+            text = f"{_size(size)} of {form} on {names.get(worker, worker)}"
+        case "ModelFileWanted", {"source": {"path": path}, "worker_id": worker}:
+            text = f"{path} on {names.get(worker, worker)}"
+        case "InstanceScheduled", {"attempt": attempt, "members": members}:
+            places = [names.get(member["worker_id"], member["worker_id"]) for member in members]
+            text = f"attempt {attempt} on {_and(places)}"
+        case (("NameTaken" | "NameFreed"), {"of": of, "name": name}):
+            text = f"{name}, a {of}'s"
+        case "InstanceCreated", {"model_id": model}:
+            text = f"of {names.get(model, model)}"
+        case "InstanceRunning", {"attempt": attempt, "address": address, "port": port}:
+            text = f"attempt {attempt} at {address}:{port}"
+        case "InstanceFailed", {"phase": phase, "attempt": attempt, "exit_code": code}:
+            exited = "" if code is None else f", exit code {code}"
+            text = f"attempt {attempt}, while {phase}{exited}: {_sentences(data['reasons'], names)}"
+        case "InstanceRestartPlanned", {"delay_seconds": seconds}:
+            text = f"in {_duration(seconds)}"
+        case _:
+            text = _any_details(kind, data, names)
+    return plain(text)
+
+
+def _any_details(kind: str, data: Document, names: Names) -> str:
+    """Plain values by their names, the worker by its own, reasons as sentences; ids and the rest are for --json."""
+    said = [
+        _size(int(value)) if key == "bytes" else f"{key.replace('_', ' ')} {value}"
+        for key, value in data.items()
+        if isinstance(value, int | float | str) and value != "" and not key.endswith("_id") and key not in UNSAID
+    ]
+    about = ", ".join(said)
+    if not kind.startswith("Worker") and (worker := data.get("worker_id")):
+        about = f"{about} on {names.get(worker, worker)}".lstrip()
+    return ": ".join(part for part in (about, _sentences(data.get("reasons") or (), names)) if part)
+
+
+def _sentences(reasons: Sequence[Document], names: Names) -> str:
+    from schemas.reasons import REASONS  # noqa: PLC0415 - a quarter of a second, and most output needs none
+
+    known = {reason.model_fields["code"].default: reason for reason in REASONS}
+    said: list[str] = []
+    for reason in reasons:
+        try:
+            text = known[reason["code"]].model_validate(reason).sentence()
+        except (KeyError, ValueError):  # a newer server's
+            text = str(reason["code"])
+        worker = reason.get("worker_id")
+        said.append(f"{names.get(worker, worker)}: {text}" if worker else text)
+    return "; ".join(said)
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def _bold(text: str) -> Text:
+    return Text(plain(text), style="bold")
+
+
+def _state(document: Document) -> Text:
+    return Text(plain(document["state"]), style=STATE_STYLES.get(document["state"], ""))
+
+
+def _event_type(name: str) -> Text:
+    bad = ("Failed", "Unreachable", "Degraded", "Pending", "DeadlinePassed")
+    good = ("Running", "Ready", "Reachable")
+    kind = name.strip()
+    return Text(name, style="yellow" if kind.endswith(bad) else "green" if kind.endswith(good) else "")
+
+
+def _since(at: str, now: datetime) -> str:
+    return _duration((now - datetime.fromisoformat(at)).total_seconds())
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _clock(at: datetime, now: datetime) -> str:
+    """In the reader's zone; with the date when it was not today."""
+    local = at.astimezone(now.tzinfo)
+    text = f"{local:%H:%M:%S}.{local.microsecond // 1000:03}"
+    return text if local.date() == now.date() else f"{local:%m-%d} {text}"
+
+
+def _size(size: int) -> str:
+    from schemas.reasons import gib  # noqa: PLC0415 - see _sentences
+
+    return gib(size)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _counted(things: Iterable[str]) -> list[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for thing in things:
+        counts[thing] = counts.get(thing, 0) + 1
+    return list(counts.items())
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
