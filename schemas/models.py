@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.ids import FileId, Token, WorkerId
 from schemas.value import Bytes, Count, Value
@@ -137,3 +137,12 @@ class Inventory(Value):
     backends: dict[str, str | None] = {}
     """Backends that this worker's runtime can start, with their versions."""
     runtime: str = "process"
+
+    @field_validator("gpus")
+    @classmethod
+    def _one_gpu_for_each_index(cls, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+        """Memory is promised by index: two GPUs with one would share a promise."""
+        indexes = [gpu.index for gpu in gpus]
+        if twice := sorted({index for index in indexes if indexes.count(index) > 1}):
+            raise ValueError(f"two GPUs have the index {twice[0]}")
+        return gpus

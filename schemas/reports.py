@@ -44,7 +44,7 @@ class EngineSeen(Value):
     rank: int = 0
     phase: EnginePhase
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
-    exit_code: int | None = None
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     reasons: tuple[Reason, ...] = ()
     """The agent's diagnosis, when it ended."""
     log_tail: Annotated[tuple[str, ...], Field(max_length=200)] = ()

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-import orjson
-
 from schemas.envelope import Envelope
 
 MOST_IN_AN_APPEND: Final = 1000
@@ -45,7 +43,7 @@ class Stored:
     @property
     def envelope(self) -> Envelope:
         """Raises pydantic's ValidationError when the body is no envelope."""
-        return Envelope.model_validate(orjson.loads(self.body))
+        return Envelope.model_validate_json(self.body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,6 @@ async def follow(bus: Bus, high_water: HighWater) -> None:
 
     async def heard(message: Msg) -> None:
         body = orjson.loads(message.data)
-        high_water.rise(body["generation"], body["sequence"])
+        high_water.rise(int(body["generation"]), int(body["sequence"]))
 
     await bus.subscribe(PROJECTED, heard)

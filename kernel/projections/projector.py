@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Final
 
 import asyncpg
-import orjson
 
 from kernel.errors import Corrupt, Unavailable
 from kernel.log.port import EventLog, LogState, Stored
@@ -23,6 +22,7 @@ from kernel.projections.marks import HighWater, Mark
 from kernel.projections.reading import EVENT_LOG_COLUMNS, GENESIS, Reading, chain
 from kernel.projections.schemas import create_read_schema, drop_read_schemas_except, point_views_at
 from kernel.projections.tables import SCHEMA
+from schemas.envelope import Envelope
 from schemas.subjects import ALL_FACTS
 
 log = logging.getLogger(__name__)
@@ -306,8 +306,8 @@ async def verify_chain(connection: asyncpg.Connection) -> int:
 
 
 def _event_id(event: Stored) -> str | None:
+    """As `Reading` notes it: None when the event is no envelope."""
     try:
-        body = orjson.loads(event.body)
-    except orjson.JSONDecodeError:
+        return Envelope.model_validate_json(event.body).id
+    except ValueError:
         return None
-    return body.get("id") if isinstance(body, dict) else None

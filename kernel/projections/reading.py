@@ -60,23 +60,24 @@ class Reading:
             where = FactSubject("?", "?", NOBODY, "?", "?")
             problem = problem or str(error)
         self.last_event_id = envelope.id if envelope else None
-        self.records.append(
-            (
-                event.sequence,
-                self.last_event_id,
-                where.type,
-                where.owner,
-                where.kind,
-                where.id,
-                None if where.worker == NOBODY else where.worker,
-                envelope.time if envelope else None,
-                envelope.correlationid if envelope else None,
-                envelope.causationid if envelope else None,
-                envelope.commandid if envelope else None,
-                envelope.actor if envelope else None,
-                problem,
-                event.subject,
-                event.body,
-                self.hash,
-            )
+        record: tuple[object, ...] = (
+            event.sequence,
+            self.last_event_id,
+            where.type,
+            where.owner,
+            where.kind,
+            where.id,
+            None if where.worker == NOBODY else where.worker,
+            envelope.time if envelope else None,
+            envelope.correlationid if envelope else None,
+            envelope.causationid if envelope else None,
+            envelope.commandid if envelope else None,
+            envelope.actor if envelope else None,
+            problem,
+            event.subject,
+            event.body,
+            self.hash,
         )
+        if rb"\u0000" in event.body:  # PostgreSQL has no NUL in text
+            record = tuple(value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in record)
+        self.records.append(record)

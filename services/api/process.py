@@ -10,6 +10,7 @@ from typing import Any, Final
 import uvicorn
 from pydantic import ValidationError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kernel.accounts import inbox_prefix
@@ -116,6 +117,7 @@ class ApiProcess:
             await asyncio.shield(serving)
         finally:
             server.should_exit = True
+            feed.close()
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 async with asyncio.timeout(DRAIN_SECONDS + 1):
                     await serving
@@ -172,11 +174,13 @@ class ApiProcess:
                 async for batch in feed.after(after):
                     for event in batch:
                         after = event.sequence
-                        with contextlib.suppress(UnknownType, ValidationError):
+                        with contextlib.suppress(UnknownType, ValidationError):  # noted by the projector
                             self.routes.evolve(read(event.envelope))
-            except (OSError, Unavailable) as error:
+            except (OSError, DBAPIError, Unavailable) as error:
                 log.warning("routes are behind: %s", error)
                 await asyncio.sleep(0.2)
+            else:
+                return  # the feed was closed: the api stops
 
 
 class _Server(uvicorn.Server):

@@ -355,7 +355,11 @@ def fold(fleet: Fleet, event: Stored) -> tuple[Fact, Envelope] | None:
     except UnknownType as unknown:
         raise LogNewerThanMe(unknown.type_name) from unknown
     except ValidationError as error:
-        log.error("event %d is malformed and passed over: %s", event.sequence, error.errors(include_url=False)[0])  # noqa: TRY400
+        log.error(
+            "event %d is malformed and passed over: %s",
+            event.sequence,
+            error.errors(include_url=False, include_input=False)[0],
+        )  # noqa: TRY400
         fleet.seq = max(fleet.seq, event.sequence)
         return None
     evolve(fleet, fact, event.sequence, envelope.time, envelope.correlationid)

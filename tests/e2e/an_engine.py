@@ -2,7 +2,8 @@
 
 Run as a program (`-I -S`: 40 ms), so it imports nothing of ours. What it answers is the same bytes every time, so that a
 test can compare what the gateway passed on. The last message of a chat may be a word that it obeys:
-`die`: exits before the first byte. `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s.
+`die`: exits before the first byte. `die once <file>`: the same, unless one has done so already and left this file.
+`die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s.
 Flags of its own: `--never-healthy`, `--exit-after=<seconds>`, `--exit-code=<n>`.
 """
 
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             messages = body.get("messages") or [{"content": ""}]
             what = messages[-1]["content"]
-            if what == "die":
+            if what == "die" or (what.startswith("die once ") and self._is_first(what.removeprefix("die once "))):
                 os._exit(3)
             if body.get("stream"):
                 self._stream(what)
@@ -54,16 +55,24 @@ def main(argv: list[str]) -> None:
         def _stream(self, what: str) -> None:
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
-            self.send_header("connection", "close")
+            self.send_header("transfer-encoding", "chunked")
             self.end_headers()
             for chunk in CHUNKS:
-                self.wfile.write(chunk)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 self.wfile.flush()
                 if what == "die later":
                     os._exit(3)
                 if what == "slowly":
                     time.sleep(0.2)
-            self.close_connection = True
+            self.wfile.write(b"0\r\n\r\n")
+
+        @staticmethod
+        def _is_first(file: str) -> bool:
+            try:
+                Path(file).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
 
         def _answer(self, status: int, document: object) -> None:
             body = json.dumps(document).encode()
@@ -73,7 +82,7 @@ def main(argv: list[str]) -> None:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
             """Its log is what a test looks at."""
 
     print(f"engine of {name} starts", flush=True)

@@ -36,7 +36,7 @@ def a_machine(directory: Path, name: str, *, ram: int, gpus: tuple[dict[str, Any
 
 def a_model(directory: Path, name: str, *, weights: int, context: int = 2048) -> Path:
     """A GGUF of this size that takes no disk: headers are true, weights a hole. llama.cpp is not to load it."""
-    metadata = A_LLAMA | {"llama.context_length": u32(context)}
+    metadata = {**A_LLAMA, "llama.context_length": u32(context)}
     head = a_gguf(metadata, (Tensor(dimensions=(32, weights // 64)),), data_bytes=0)
     path = directory / f"{name}.gguf"
     path.write_bytes(head)

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from kernel.clock import SystemClock
@@ -38,7 +38,7 @@ async def a_small_fleet(stack: Stack) -> None:
 
 
 @asynccontextmanager
-async def coming_and_going(client: Client) -> AsyncIterator[None]:
+async def coming_and_going(client: Client) -> AsyncGenerator[None]:
     """Models are created and deleted without end, always some more than have room: whatever is freed is wanted at once."""
     stop = asyncio.Event()
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ async def postgres(stack: Stack) -> AsyncIterator[EmbeddedPostgres]:
 
 
 @asynccontextmanager
-async def nothing_is_projected(stack: Stack) -> AsyncIterator[None]:
+async def nothing_is_projected(stack: Stack) -> AsyncGenerator[None]:
     """The projector waits for its checkpoint's row, which somebody else holds."""
     connection = await stack.sql()
     try:
@@ -90,6 +90,7 @@ async def test_what_is_durable_and_not_yet_projected_is_answered_with_202_and_co
         assert (status, changed["projected"]) == (202, False)
         durable = await last_sequence(stack)
 
+        answer: dict[str, Any] = {}
         for number in range(100):  # until the projection is so far behind that new writes are refused
             status, answer, _ = await client.request(
                 "POST", "/v2/models", {"name": f"late-{number}", "local_path": NOWHERE}

@@ -56,6 +56,7 @@ class Feed:
         self._kept: list[Stored] = []
         self._sequences: list[int] = []
         self._grown = asyncio.Event()
+        self._closed = False
         self.head = 0
         """The last event that watchers were given."""
 
@@ -98,6 +99,11 @@ class Feed:
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
 
+    def close(self) -> None:
+        """Let all watchers end: they come back, here or at another replica, and resume where they were."""
+        self._closed = True
+        self._grown.set()
+
     def resume_from(self, position: Position | None) -> int:
         """The sequence to go on after. Raises OtherGeneration."""
         current = self._high_water.mark
@@ -108,8 +114,8 @@ class Feed:
         return position.sequence
 
     async def after(self, sequence: int) -> AsyncIterator[Sequence[Stored]]:
-        """Every event after this sequence, for ever, in batches."""
-        while True:
+        """Every event after this sequence, in batches, until the feed is closed."""
+        while not self._closed:
             grown = self._grown
             if sequence >= self.head:
                 await grown.wait()

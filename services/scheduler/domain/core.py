@@ -45,6 +45,7 @@ from schemas.facts.model import ModelFact
 from schemas.facts.worker import WorkerFact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import Launch
+from schemas.parameters import find
 from schemas.reasons import (
     AgentStopped,
     DownloadStalled,
@@ -85,6 +86,7 @@ from services.scheduler.domain.instance import (
     placement_of,
 )
 from services.scheduler.domain.liveness import Liveness
+from services.scheduler.domain.memory import gguf
 from services.scheduler.domain.placement import Placed, Refusal, Request, place
 from services.scheduler.domain.policy import Policy
 from services.scheduler.domain.restarts import crashes_in_a_row, restart_delay_seconds
@@ -638,7 +640,8 @@ class Core:
                 if file is None or file.state == "failed":
                     self._say(ModelFileWanted(file_id=file_id, worker_id=member.worker_id, source=wish.spec.source))
                 spec = wish.spec
-                parameters = (f"--ctx-size={context}",) if context is not None else ()
+                chosen = context is not None and find(spec.backend_parameters, gguf.CONTEXT_FLAGS) is None
+                parameters = (f"--ctx-size={context}",) if chosen else ()
                 launch = Launch(
                     model_name=spec.name,
                     generation=wish.generation,

@@ -100,7 +100,7 @@ def test_what_is_needed_is_weights_and_cache_and_buffers() -> None:
         (lost, a_spec(), False, WorkerNotReady(state="unreachable")),
         (same, a_spec(), True, DownloaderSilent()),
         (
-            lambda w: w,
+            same,
             a_spec(worker_selector={"rack": "1", "os": "linux"}),
             False,
             LabelsDoNotMatch(wanted={"rack": "1"}),

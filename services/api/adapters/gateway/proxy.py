@@ -111,6 +111,7 @@ class Gateway:
                 answer.close()
 
         headers = {name: value for name, value in answer.headers.items() if name.lower() in PASSED_BACK}
+        headers["x-muster-instance"] = endpoint.instance_id
         return StreamingResponse(chunks(), status_code=answer.status, headers=headers)
 
 

@@ -104,6 +104,8 @@ async def _stream(
                 yield b": still here\n\n"
                 continue
             pending = None
+            if isinstance(step.exception(), StopAsyncIteration):
+                return
             batch: list[Stored] = step.result()  # pyright: ignore[reportAssignmentType] - what the iterator yields
             chunk = b"".join(_event(generation, event) for event in batch if wanted.takes(event))
             if chunk:

@@ -11,7 +11,7 @@ def upgrade() -> None:
     op.create_table(
         "event_log",
         sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("id", sa.Text, nullable=True, unique=True),
+        sa.Column("id", sa.Text, nullable=True),
         sa.Column("type", sa.Text, nullable=False),
         sa.Column("owner", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
@@ -29,6 +29,7 @@ def upgrade() -> None:
         schema="muster",
         comment="Every fact with its sequence; hash = sha256(hash of the one before, sequence, subject, body).",
     )
+    op.create_index("event_log_id", "event_log", ["id"], schema="muster")
     op.create_index("event_log_resource", "event_log", ["kind", "resource_id", "seq"], schema="muster")
     op.create_index(
         "event_log_command", "event_log", ["command_id"], schema="muster", postgresql_where=sa.text("command_id IS NOT NULL")
@@ -48,5 +49,5 @@ def upgrade() -> None:
     )
     op.execute(
         "CREATE VIEW muster.history AS SELECT seq, at, type, kind, resource_id, worker_id, actor, correlation_id,"
-        " causation_id, convert_from(body, 'UTF8')::jsonb -> 'data' AS data FROM muster.event_log WHERE problem IS NULL"
+        " causation_id, replace(convert_from(body, 'UTF8'), '\\u0000', '\\ufffd')::jsonb -> 'data' AS data FROM muster.event_log WHERE problem IS NULL"
     )
