@@ -65,6 +65,11 @@ class Happened:
     fact: Fact
     sequence: int
     at: Instant
+    iso: str = field(init=False)
+    """`at` as text, made once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "iso", self.at.isoformat())
 
 
 class Projection(Protocol):

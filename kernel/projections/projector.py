@@ -35,6 +35,14 @@ SMALL_BATCH: Final = 8
 """Up to so many events are inserted, more are copied: COPY has more round trips."""
 REPLAY_PAGE: Final = 2000
 
+UNREACHABLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a connection that died between two messages may say
+)
+
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 
@@ -103,7 +111,7 @@ class Projector:
         while True:
             try:
                 await self._run_once()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, Unavailable) as error:
+            except (*UNREACHABLE, Unavailable) as error:
                 self.failure = f"projection is waiting: {str(error) or type(error).__name__}"
                 log.warning("projection interrupted: %s", str(error) or type(error).__name__)
                 await asyncio.sleep(0.2)

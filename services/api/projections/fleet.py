@@ -114,7 +114,7 @@ def reason_rows(kind: str, resource_id: str, reasons: Sequence[ReasonBase], happ
                 "worker_id": numbers.pop("worker_id"),
                 "numbers": numbers,
                 "text": reason.sentence(),
-                "since": happened.at.isoformat(),
+                "since": happened.iso,
                 "cause_seq": happened.sequence,
             }
             for position, reason in enumerate(reasons)
@@ -124,7 +124,7 @@ def reason_rows(kind: str, resource_id: str, reasons: Sequence[ReasonBase], happ
 
 
 def _state(state: str, happened: Happened) -> Row:
-    return {"state": state, "since": happened.at.isoformat(), "cause_seq": happened.sequence, "seq": happened.sequence}
+    return {"state": state, "since": happened.iso, "cause_seq": happened.sequence, "seq": happened.sequence}
 
 
 def _inventory(worker_id: str, inventory: Inventory) -> tuple[Row, PutChildren]:
@@ -155,7 +155,7 @@ def _worker(fact: WorkerFact, happened: Happened) -> Iterable[Change]:
                 "labels": {},
                 "cordoned": False,
                 "agent_version": fact.agent_version,
-                "registered_at": happened.at.isoformat(),
+                "registered_at": happened.iso,
             }
             return (Put("workers", row | columns | _state("registered", happened)), gpus)
         case WorkerInventoryChanged():
@@ -188,7 +188,7 @@ def _worker(fact: WorkerFact, happened: Happened) -> Iterable[Change]:
 
 def _wish(fact: ModelCreated | ModelUpdated | ModelScaled | ModelDeleted, happened: Happened) -> Iterable[Change]:
     key = (fact.model_id,)
-    touched: Row = {"generation": happened.sequence, "updated_at": happened.at.isoformat(), "seq": happened.sequence}
+    touched: Row = {"generation": happened.sequence, "updated_at": happened.iso, "seq": happened.sequence}
     match fact:
         case ModelCreated():
             row: Row = {
@@ -198,7 +198,7 @@ def _wish(fact: ModelCreated | ModelUpdated | ModelScaled | ModelDeleted, happen
                 "replicas": fact.spec.replicas,
                 "observed_generation": 0,
                 "running": 0,
-                "created_at": happened.at.isoformat(),
+                "created_at": happened.iso,
             }
             return (Put("models", row | _state("created", happened) | touched),)
         case ModelUpdated():
@@ -243,7 +243,7 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "next_restart_at": None,
                 "closest_worker": None,
                 "suggestions": [],
-                "created_at": happened.at.isoformat(),
+                "created_at": happened.iso,
             }
             return (Put("instances", row | _state("pending", happened)),)
         case InstancePending():
