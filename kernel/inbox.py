@@ -6,7 +6,7 @@ reconnects, or when the consumer was deleted, the loop spins in silence.
 """
 
 import asyncio
-import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -15,6 +15,7 @@ from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from faststream.nats.security import NatsNKey
 from nats.js.api import ConsumerConfig
+from pydantic import TypeAdapter, ValidationError
 
 from kernel.bus import Bus, JetStreamError
 from kernel.errors import Conflict, Corrupt, Refused, Unavailable
@@ -60,22 +61,26 @@ def work(
     ack_wait_seconds: float = ACK_WAIT_SECONDS,
     backoff_seconds: Sequence[float] = BACKOFF_SECONDS,
 ) -> Callable[[Handler[T]], Handler[T]]:
-    """Subscribe a work handler to a stream that is provisioned elsewhere.
+    """Subscribe a work handler to a stream that is provisioned elsewhere; its first parameter's type reads the JSON body.
 
-    Done: acknowledged. `Refused`: terminated, it would be refused again. `Unavailable`, `Conflict` and everything
-    unforeseen: told again later, with growing delay. While it works the server is told so.
+    Done: acknowledged. `Refused`, and a body that can't be read: terminated, it would be refused again. `Unavailable`,
+    `Conflict` and everything unforeseen: told again later, with growing delay. While it works the server is told so.
     """
 
     def decorate(handler: Handler[T]) -> Handler[T]:
-        @functools.wraps(handler)
-        async def handle(body: T, message: NatsMessage) -> None:
+        parameter = next(iter(inspect.signature(handler, eval_str=True).parameters.values()))
+        reader: TypeAdapter[T] = TypeAdapter(parameter.annotation)
+
+        async def handle(message: NatsMessage) -> None:
+            # FastStream would never acknowledge a body that it can't read, nor say a word: nothing after it would be told.
             ticking = asyncio.create_task(_tick(message, ack_wait_seconds / 3))
             try:
-                await handler(body, message)
-            except Refused as error:
+                await handler(reader.validate_json(message.body), message)
+            except (Refused, ValidationError) as error:
                 log.warning("%s on %s is refused for good: %s", durable, subject, error)
                 await message.reject()
-            except Corrupt:
+            except Corrupt as error:
+                log.critical("%s on %s: %s", durable, subject, error)
                 raise
             except Exception as error:  # noqa: BLE001 - the one home of unforeseen errors in handlers: told again later
                 delay = backoff_seconds[min(_deliveries(message) - 1, len(backoff_seconds) - 1)]

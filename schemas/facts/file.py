@@ -48,6 +48,6 @@ class ModelFileFailed(FileFact):
 
 
 class ModelFileForgotten(FileFact):
-    """Nothing on the worker needs the files any more; the files themselves stay."""
+    """The worker has left the fleet, and what is known of its files with it; the files themselves stay there."""
 
     type: ClassVar[str] = "ModelFileForgotten"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -25,6 +26,8 @@ from schemas.asks import InspectModel, ModelInspection
 from schemas.envelope import Envelope
 from schemas.facts import UnknownType, read
 from schemas.facts.base import Fact
+from schemas.facts.instance import InstanceFact
+from schemas.facts.model import ModelFact
 from schemas.ids import WorkerId
 from schemas.reasons import InspectionFailed
 from schemas.reports import BY_TYPE as REPORT_TYPES
@@ -243,12 +246,24 @@ class Reign:
         with span("decide", traceparent=cause.traceparent):
             for start in range(0, len(decision.facts), MOST_IN_A_DECISION):
                 part = decision.facts[start : start + MOST_IN_A_DECISION]
-                decided: list[tuple[Fact, Cause]] = [(fact, cause) for fact in part]
+                decided: list[tuple[Fact, Cause]] = [(fact, self._cause_of(fact, cause)) for fact in part]
                 _, sequences = await append_as_elected(self._log, self.election, self._clock, decided, at=decision.at)
                 self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])
                 self._since_snapshot += len(part)
         for fact in decision.facts:
             DECIDED.labels(fact.type).inc()
+
+    def _cause_of(self, fact: Fact, cause: Cause) -> Cause:
+        """What follows from a report belongs to the request that wanted the model."""
+        if cause.correlation_id is not None:
+            return cause
+        model_id = None
+        if isinstance(fact, ModelFact):
+            model_id = fact.model_id
+        elif isinstance(fact, InstanceFact) and (instance := self._core.fleet.instances.get(fact.instance_id)):
+            model_id = instance.model_id
+        wish = self._core.fleet.wishes.get(model_id) if model_id else None
+        return replace(cause, correlation_id=wish.correlation_id) if wish else cause
 
     async def _publish(self, workers: set[WorkerId], *, always: bool = False) -> None:
         if self.election is None:
@@ -355,11 +370,8 @@ def fold(fleet: Fleet, event: Stored) -> tuple[Fact, Envelope] | None:
     except UnknownType as unknown:
         raise LogNewerThanMe(unknown.type_name) from unknown
     except ValidationError as error:
-        log.error(
-            "event %d is malformed and passed over: %s",
-            event.sequence,
-            error.errors(include_url=False, include_input=False)[0],
-        )  # noqa: TRY400
+        why = error.errors(include_url=False, include_input=False)[0]
+        log.error("event %d is malformed and passed over: %s", event.sequence, why)  # noqa: TRY400 - the sentence is enough
         fleet.seq = max(fleet.seq, event.sequence)
         return None
     evolve(fleet, fact, event.sequence, envelope.time, envelope.correlationid)

@@ -164,7 +164,7 @@ class Everything:
 
     def _services(self) -> tuple[ApiProcess, SchedulerProcess, DownloaderProcess, AgentProcess]:
         settings, data = self.settings, self.directory.path
-        common = {"nats_servers": self.nats.url, "log_level": settings.log_level, "log_format": settings.log_format}
+        common = {"nats_servers": self.nats.url, "log_level": settings.log_level}
         seeds = {role: SecretStr(seed) for role, seed in self.seeds.items()}
         self.api = ApiProcess(
             ApiSettings.model_validate(

@@ -25,5 +25,4 @@ class UpSettings(Settings):
     lease_seconds: float = 10.0
     restart_base_seconds: float = 1.0
     log_level: str = "WARNING"
-    log_format: str = "text"
     otlp_endpoint: str | None = None

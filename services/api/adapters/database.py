@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from kernel.errors import Unavailable
@@ -30,6 +30,13 @@ UNREACHABLE: Final = (
 
 
 def make_engine(url: str) -> AsyncEngine:
+    """Raises BadSettings."""
+    try:
+        make_url(url)
+    except ArgumentError as error:
+        raise BadSettings(
+            "MUSTER_DATABASE_URL is wrong: it looks like postgresql+asyncpg://user@host/database"
+        ) from error
     return create_async_engine(
         url,
         pool_size=8,

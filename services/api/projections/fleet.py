@@ -268,9 +268,9 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
             }
             return (Patch("instances", key, columns | _state("scheduled", happened)), no_reasons)
         case InstanceDownloading():
-            return (Patch("instances", key, _state("downloading", happened)),)
+            return (Patch("instances", key, _state("downloading", happened)), no_reasons)
         case InstanceStarting():
-            return (Patch("instances", key, _state("starting", happened)),)
+            return (Patch("instances", key, _state("starting", happened)), no_reasons)
         case InstanceRunning():
             endpoint: Row = {
                 "instance_id": fact.instance_id,
@@ -321,7 +321,7 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
             return (Drop("instances", key), PutChildren("endpoints", key, ()), no_reasons)
         case DeadlinePassed():
             changes: list[Change] = [Patch("instances", key, touched)]
-            if fact.reasons and fact.state == "stopping":
+            if fact.reasons and fact.state in ("scheduled", "stopping"):
                 changes.append(reason_rows("instance", fact.instance_id, fact.reasons, happened))
             return changes
         case InstanceDeletionRequested():

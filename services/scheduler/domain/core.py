@@ -571,7 +571,7 @@ class Core:
             case Scheduled(placement=placement):
                 why = NotAccepted(worker_id=placement.leader.worker_id, after_seconds=seconds)
                 self._passed(instance, "scheduled", seconds, why)
-                self._place(instance, not_on=frozenset(m.worker_id for m in placement.members))
+                self._move_away(self.fleet.instances[instance.id])
             case Downloading(placement=placement):
                 worker_id = placement.leader.worker_id
                 stalled = DownloadStalled(worker_id=worker_id, after_seconds=seconds)
@@ -707,7 +707,9 @@ class Core:
                     continue
                 if isinstance(current.state, Pending):
                     self._place(current)
-                elif isinstance(current.state, Unreachable) and current.state.evictable:
+                elif (isinstance(current.state, Unreachable) and current.state.evictable) or (
+                    isinstance(current.state, Scheduled) and current.state.overdue
+                ):
                     self._move_away(current)
         for model_id in sorted(self._models):
             fact = news(model_id, self.fleet.models.get(model_id, Model()), status_of(self.fleet, model_id))

@@ -28,8 +28,8 @@ def seconds_in(instance: Instance, policy: Policy) -> float | None:
     match instance.state:
         case Pending() | Running():
             return None
-        case Scheduled():
-            return policy.accept_seconds
+        case Scheduled(overdue=overdue):
+            return None if overdue else policy.accept_seconds
         case Downloading():
             return policy.download_stall_seconds
         case Starting(placement=placement):

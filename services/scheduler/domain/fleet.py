@@ -348,6 +348,8 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
         case DeadlinePassed():
             if fact.state == "unreachable" and isinstance(state, Unreachable):
                 after = replace(state, evictable=True)
+            elif fact.state == "scheduled" and isinstance(state, Scheduled):
+                after = replace(state, overdue=True)
             else:
                 return
         case _:

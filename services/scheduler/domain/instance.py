@@ -44,6 +44,8 @@ class Pending:
 @dataclass(frozen=True, slots=True)
 class Scheduled:
     placement: Placement
+    overdue: bool = False
+    """Not taken up in time: it goes elsewhere as soon as that is possible."""
     kind: Literal["scheduled"] = "scheduled"
 
 
