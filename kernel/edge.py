@@ -156,12 +156,14 @@ class Edge:
             body = await self._read_assignment()
             if body is not None:
                 await self._take(body, on_assigned, again=True)
-            try:
-                async with asyncio.timeout(REREAD_SECONDS if body is not None else 1.0):
-                    while True:
-                        await self._take(await arrived.get(), on_assigned)
-            except TimeoutError:
-                pass
+            read_again_at = asyncio.get_running_loop().time() + (REREAD_SECONDS if body is not None else 1.0)
+            while True:
+                try:
+                    async with asyncio.timeout_at(read_again_at):
+                        live = await arrived.get()
+                except TimeoutError:
+                    break
+                await self._take(live, on_assigned)
 
     async def _read_assignment(self) -> bytes | None:
         subject = f"$JS.API.DIRECT.GET.{ASSIGNED}.{assigned(self.worker_id)}"

@@ -73,10 +73,16 @@ def work(
 
         async def handle(message: NatsMessage) -> None:
             # FastStream would never acknowledge a body that it can't read, nor say a word: nothing after it would be told.
+            try:
+                body = reader.validate_json(message.body)
+            except ValidationError as error:
+                log.error("%s can't read what came on %s, it is refused for good: %s", durable, subject, error)  # noqa: TRY400
+                await message.reject()
+                return
             ticking = asyncio.create_task(_tick(message, ack_wait_seconds / 3))
             try:
-                await handler(reader.validate_json(message.body), message)
-            except (Refused, ValidationError) as error:
+                await handler(body, message)
+            except Refused as error:
                 log.warning("%s on %s is refused for good: %s", durable, subject, error)
                 await message.reject()
             except Corrupt as error:

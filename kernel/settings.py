@@ -31,6 +31,8 @@ class Settings(BaseModel):
                     values[field] = Path(path).read_text(encoding="utf-8").strip()
                 except OSError as error:
                     raise BadSettings(f"{name}_FILE={path} can't be read: {error.strerror}") from error
+                except UnicodeDecodeError as error:
+                    raise BadSettings(f"{name}_FILE={path} can't be read: it is not UTF-8") from error
         values |= {name: value for name, value in overrides.items() if value is not None}
         try:
             return cls.model_validate(values)

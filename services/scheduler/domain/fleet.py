@@ -91,7 +91,6 @@ class Operator:
 
     labels: dict[str, str] = field(default_factory=dict[str, str])
     cordoned: bool = False
-    removal_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +283,7 @@ def _worker(fleet: Fleet, fact: WorkerFact) -> None:
         case WorkerUncordoned():
             fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), cordoned=False)
         case WorkerRemovalRequested():
-            fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), removal_requested=True)
+            pass  # answered at once, or not at all: a worker that joins again is welcome
         case _:
             raise Contradiction(f"the scheduler does not know {fact.type}")
 

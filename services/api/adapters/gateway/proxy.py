@@ -35,7 +35,8 @@ class Gateway:
 
     def start(self) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=600)
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=15)
+        # A connection for each request: engines close theirs unannounced, and a POST can't be sent twice to find out.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
 
     async def close(self) -> None:

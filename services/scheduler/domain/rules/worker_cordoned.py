@@ -6,4 +6,4 @@ from services.scheduler.domain.snapshot import Candidate
 
 
 def worker_cordoned(candidate: Candidate, _spec: ModelSpec) -> WorkerCordoned | None:
-    return WorkerCordoned() if candidate.operator.cordoned or candidate.operator.removal_requested else None
+    return WorkerCordoned() if candidate.operator.cordoned else None
