@@ -45,6 +45,7 @@ PROBE_TIMEOUT_SECONDS: Final = 1.0
 PROBES_UNTIL_UNHEALTHY: Final = 3
 LOADING_AGAIN_SECONDS: Final = 10.0
 LINES_OF_EVIDENCE: Final = 50
+LINES_OF_PROGRESS: Final = 20
 
 
 @dataclass(slots=True)
@@ -244,22 +245,30 @@ class AgentProcess:
         watched.probing = self._spawn(self._keep_probing(watched))
 
     async def _keep_probing(self, watched: Watched) -> None:
-        """Healthy as soon as it answers; unhealthy after three probes in a row without an answer."""
-        misses, told_loading = 0, time.monotonic()
+        """Healthy as soon as it answers; unhealthy after three probes in a row without an answer.
+
+        One that has not answered yet is loading as long as it writes to its log: that is told as progress. One that
+        does not even write (it hung before it was adopted, say) is unhealthy.
+        """
+        misses, has_answered = 0, False
+        looked_at, wrote = time.monotonic(), await self._runtime.log_tail(watched.id, LINES_OF_PROGRESS)
         while True:
             if await self._answers(watched):
-                misses = 0
+                misses, has_answered = 0, True
                 if watched.phase != "healthy":
                     watched.phase = "healthy"
                     self._report(watched)
-            elif watched.phase in ("healthy", "unhealthy"):
+            elif has_answered:
                 misses += 1
                 if misses >= PROBES_UNTIL_UNHEALTHY and watched.phase == "healthy":
                     watched.phase = "unhealthy"
                     self._report(watched)
-            elif time.monotonic() - told_loading > LOADING_AGAIN_SECONDS:
-                told_loading = time.monotonic()
-                self._report(watched)
+            elif time.monotonic() - looked_at > LOADING_AGAIN_SECONDS:
+                before, wrote = wrote, await self._runtime.log_tail(watched.id, LINES_OF_PROGRESS)
+                looked_at = time.monotonic()
+                if wrote != before or watched.phase == "loading":
+                    watched.phase = "loading" if wrote != before else "unhealthy"
+                    self._report(watched)
             await asyncio.sleep(PROBE_STARTING_SECONDS if watched.phase == "loading" else PROBE_SECONDS)
 
     async def _answers(self, watched: Watched) -> bool:

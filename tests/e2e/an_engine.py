@@ -4,7 +4,7 @@ Run as a program (`-I -S`: 40 ms), so it imports nothing of ours. What it answer
 test can compare what the gateway passed on. The last message of a chat may be a word that it obeys:
 `die`: exits before the first byte. `die once <file>`: the same, unless one has done so already and left this file.
 `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s.
-Flags of its own: `--never-healthy`, `--exit-after=<seconds>`, `--exit-code=<n>`.
+Flags of its own: `--healthy-after=<seconds>`, `--chatty` (it writes while it is not), `--exit-after=<seconds>`, `--exit-code=<n>`.
 """
 
 import json
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._answer(503 if "--never-healthy" in flags else 200, {"status": "ok"})
+            self._answer(200 if time.monotonic() >= healthy_at else 503, {"status": "ok"})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -85,10 +85,19 @@ def main(argv: list[str]) -> None:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
             """Its log is what a test looks at."""
 
+    healthy_at = time.monotonic() + float(flags.get("--healthy-after", "0"))
     print(f"engine of {name} starts", flush=True)
     if "--exit-after" in flags:
         threading.Timer(float(flags["--exit-after"]), os._exit, [int(flags.get("--exit-code", "1"))]).start()
+    if "--chatty" in flags:
+        threading.Thread(target=_chat, args=[healthy_at], daemon=True).start()
     ThreadingHTTPServer((flags["--host"], int(flags["--port"])), Handler).serve_forever()
+
+
+def _chat(until: float) -> None:
+    while time.monotonic() < until:
+        print(f"loads since {time.monotonic()}", flush=True)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def a_model(directory: Path, name: str, *, weights: int, context: int = 2048) ->
     return path
 
 
-def takes(path: Path, context: int = 2048) -> int:
-    """Bytes that this model takes with this context, by the scheduler's own estimate (its tests say what that is)."""
+def takes(path: Path, context: int | None = None) -> int:
+    """Bytes that this model takes with this context, its own unless given, by the scheduler's estimate (its tests say what that is)."""
     weights = inspect_local_path(LocalPath(path=str(path)), ()).weights
     assert weights is not None
-    return gguf.needed_bytes(weights, context)
+    return gguf.needed_bytes(weights, context or weights.context_length or 0)

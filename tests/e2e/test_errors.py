@@ -1,149 +1,222 @@
-"""An engine that fails: Error carries exit code, last log lines and a diagnosis; it is started again, later each time."""
+"""Error: the exit code, the last lines, a diagnosis, who must act, and another try after a growing while."""
 
+import asyncio
 import os
 import shutil
 import signal
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from services.agent.process import AgentProcess
+import pytest
+
+from tests.chaos.what_must_hold import facts_of, of_type
 from tests.e2e.machines import QUICK
-from tests.support.stack import EXAMPLES, TINYCHAT, Client, Stack
+from tests.support.stack import TINYCHAT, Client, Stack
+
+FAST: dict[str, Any] = {"restart_base_seconds": 0.2}
 
 
-async def engine_pid(stack: Stack) -> int:
-    agent = stack.services["agent-0"]
-    assert isinstance(agent, AgentProcess)
-    (engine,) = await agent._runtime.list()  # pyright: ignore[reportPrivateUsage]
-    return int(engine.handle)
+async def the_instance(client: Client) -> dict[str, Any]:
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    return instance
 
 
-async def failures(client: Client, instance: str) -> list[dict[str, Any]]:
-    timeline = (await client.get(f"/v2/model-instances/{instance}/timeline"))["items"]
-    return [event for event in timeline if event["type"] == "InstanceFailed"]
-
-
-async def a_copy_that_runs(stack: Stack, client: Client) -> Path:
-    """A model on the real llama.cpp from a file that the test may spoil."""
-    path = stack.directory / "copy.gguf"
-    shutil.copy(TINYCHAT, path)
-    await client.deploy("copy", path)
-    await client.until_state("/v2/models/copy", "ready")
-    return path
-
-
-async def test_an_engine_that_was_killed_comes_back_and_its_end_is_explained(stack: Stack) -> None:
-    await stack.start_all()
-    client = stack.client()
-    await a_copy_that_runs(stack, client)
-
-    os.killpg(await engine_pid(stack), signal.SIGKILL)
-    await client.until("/v2/model-instances/copy-0", lambda i: i["state"] == "running" and i["attempt"] == 2)
-
-    (failed,) = await failures(client, "copy-0")
-    assert failed["data"]["phase"] == "running"
-    assert failed["data"]["exit_code"] == 137
-    assert [reason["code"] for reason in failed["data"]["reasons"]] == ["engine_killed"]
-    assert any("model loaded" in line or "listening" in line for line in failed["data"]["log_tail"])
-
-
-async def test_a_model_whose_file_vanished_fails_with_the_engines_own_words(stack: Stack) -> None:
-    await stack.start_all()
-    client = stack.client()
-    path = await a_copy_that_runs(stack, client)
-
-    path.unlink()
-    os.killpg(await engine_pid(stack), signal.SIGKILL)
-    failed = await client.until(
-        "/v2/model-instances/copy-0", lambda i: [r["code"] for r in i["reasons"]] == ["model_not_found"]
+async def until_error(client: Client, *codes: str, after: str = "", seconds: float = 60.0) -> dict[str, Any]:
+    """The one instance, once it is in error for these reasons, later than that."""
+    instances = await client.until(
+        "/v2/model-instances",
+        lambda found: any(
+            [reason["code"] for reason in i["reasons"]] == list(codes) and i["since"] > after and i["state"] == "error"
+            for i in found["items"]
+        ),
+        seconds=seconds,
     )
-    assert (failed["state"], failed["exit_code"], failed["failed_phase"]) == ("error", 1, "starting")
-    assert failed["reasons"][0]["numbers"] == {"path": str(path)}
-    assert any("No such file" in line for line in failed["log_tail"])
-    assert failed["next_restart_at"] > failed["since"]
+    (instance,) = instances["items"]
+    return instance
 
 
-async def test_a_model_whose_file_was_cut_off_fails_with_a_diagnosis(stack: Stack) -> None:
-    await stack.start_all()
-    client = stack.client()
-    path = await a_copy_that_runs(stack, client)
-
-    whole = path.read_bytes()
-    path.unlink()  # the running engine keeps its own
-    path.write_bytes(whole[: len(whole) // 2])
-    os.killpg(await engine_pid(stack), signal.SIGKILL)
-    failed = await client.until(
-        "/v2/model-instances/copy-0", lambda i: [r["code"] for r in i["reasons"]] == ["model_file_invalid"]
-    )
-    assert (failed["state"], failed["exit_code"]) == ("error", 1)
-    assert failed["reasons"][0]["who"] == "author"
-    assert failed["log_tail"] != []
+async def until_failed(stack: Stack, count: int) -> list[dict[str, Any]]:
+    for _ in range(1200):
+        failed = of_type(await facts_of(stack), "InstanceFailed")
+        if len(failed) >= count:
+            return [event.envelope.data for event in failed]
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"there were never {count} failures")
 
 
-async def test_restarts_come_later_each_time_until_the_cause_is_gone(stack: Stack) -> None:
-    await stack.start_scheduler(restart_base_seconds=0.2)
-    await stack.start_worker(0, **QUICK)
+async def delays(stack: Stack) -> list[float]:
+    return [event.envelope.data["delay_seconds"] for event in of_type(await facts_of(stack), "InstanceRestartPlanned")]
+
+
+def kill_the_engine(stack: Stack) -> None:
+    ((_, engine),) = stack.engines().items()
+    os.killpg(engine, signal.SIGKILL)
+
+
+async def started(stack: Stack, **agent: Any) -> Client:
+    await stack.start_scheduler(**FAST)
+    await stack.start_worker(0, **agent)
     await stack.start_api()
-    client = stack.client()
-    await client.deploy("dies", backend_parameters=["--exit-after=0.2", "--exit-code=7"])
-    failed = await client.until("/v2/model-instances/dies-0", lambda i: i["restart_count"] >= 3)
-    assert failed["exit_code"] in (7, None)
-
-    timeline = (await client.get("/v2/model-instances/dies-0/timeline"))["items"]
-    delays = [event["data"]["delay_seconds"] for event in timeline if event["type"] == "InstanceRestartPlanned"]
-    assert delays[:3] == [0.2, 0.4, 0.8]
-    codes = {event["data"]["exit_code"] for event in timeline if event["type"] == "InstanceFailed"}
-    assert codes == {7}
-
-    status, _, _ = await client.request("PATCH", "/v2/models/dies", {"backend_parameters": []})
-    assert status == 200
-    await client.until_state("/v2/models/dies", "ready")
+    return stack.client()
 
 
-async def test_without_restart_on_error_it_stays_in_error_and_says_who_must_act(stack: Stack) -> None:
-    await stack.start_all(**QUICK)
-    client = stack.client()
-    await client.deploy("dies", backend_parameters=["--exit-after=0.2"], restart_on_error=False)
-    failed = await client.until_state("/v2/model-instances/dies-0", "error")
-    assert (failed["next_restart_at"], failed["attempt"]) == (None, 1)
-    assert [(r["code"], r["who"]) for r in failed["reasons"]] == [("engine_exited", "author")]
-    model = await client.until_state("/v2/models/dies", "pending")
-    assert [r["code"] for r in model["reasons"]] == ["engine_exited"]
+# -- crashes and restarts ---------------------------------------------------------------------------------------------
 
 
-async def test_a_port_that_somebody_else_holds_is_named(stack: Stack) -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        port = held.getsockname()[1]
-        await stack.start_all(engine_ports=f"{port}-{port}", **QUICK)
-        client = stack.client()
-        await client.deploy("model")
-        failed = await client.until(
-            "/v2/model-instances/model-0", lambda i: [r["code"] for r in i["reasons"]] == ["port_in_use"]
-        )
-        assert failed["state"] == "error"
-        assert failed["reasons"][0]["numbers"] == {"port": port}
-        assert failed["reasons"][0]["text"] == f"port {port} is used by another process"
-    await client.until_state("/v2/models/model", "ready")
+async def test_an_engine_that_dies_is_started_again_after_a_growing_while_and_the_error_tells_all(stack: Stack) -> None:
+    client = await started(stack, **QUICK)
+    await client.deploy("chat", backend_parameters=["--exit-after=0.3", "--exit-code=7"])
+
+    failed = await until_failed(stack, 4)
+    planned = await delays(stack)
+
+    assert planned[:3] == [0.2, 0.4, 0.8]
+    assert [failure["attempt"] for failure in failed[:4]] == [1, 2, 3, 4]
+    assert [failure["restarts"] for failure in failed[:4]] == [1, 2, 3, 4]
+    events = of_type(await facts_of(stack), "InstanceRestartPlanned", "InstanceScheduled")
+    restarts = zip(events[1::2], events[2::2], strict=False)
+    for planned_at, scheduled in restarts:
+        assert scheduled.envelope.time >= datetime.fromisoformat(planned_at.envelope.data["at"]), "before its time"
+
+    instance = await until_error(client, "engine_exited")
+    assert instance["exit_code"] == 7
+    assert instance["failed_phase"] in ("starting", "running")
+    assert "engine of chat starts" in instance["log_tail"]
+    assert instance["next_restart_at"] is not None
+    (reason,) = instance["reasons"]
+    assert (reason["who"], reason["worker"], reason["text"]) == ("author", "worker-0", "the engine exited with code 7")
+    model = await client.until("/v2/models/chat", lambda model: bool(model["reasons"]))
+    assert model["state"] in ("pending", "degraded")
+
+
+async def test_an_engine_that_was_killed_is_running_again_and_the_error_named_the_signal(stack: Stack) -> None:
+    client = await started(stack)
+    await client.deploy("tinychat")
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+    before = await the_instance(client)
+
+    kill_the_engine(stack)
+
+    again = await client.until(
+        f"/v2/model-instances/{before['id']}", lambda i: (i["state"], i["attempt"]) == ("running", 2), seconds=60
+    )
+    assert (again["exit_code"], again["failed_phase"], again["log_tail"], again["reasons"]) == (None, None, [], [])
+    assert again["restart_count"] == 1
+    (failure,) = await until_failed(stack, 1)
+    assert (failure["phase"], failure["exit_code"]) == ("running", 128 + signal.SIGKILL)
+    assert [reason["code"] for reason in failure["reasons"]] == ["engine_killed"]
+    assert any("listening" in line for line in failure["log_tail"]), failure["log_tail"]
+    assert (await client.ask("tinychat"))[0] == 200
+
+
+async def test_an_instance_that_is_not_to_be_restarted_stays_in_error_and_says_who_must_act(stack: Stack) -> None:
+    client = await started(stack, **QUICK)
+    await client.deploy("chat", restart_on_error=False)
+    await client.until_state("/v2/models/chat", "ready", seconds=60)
+
+    kill_the_engine(stack)
+
+    failed = await until_error(client, "engine_killed")
+    assert failed["next_restart_at"] is None
+    assert [reason["who"] for reason in failed["reasons"]] == ["operator"]
+    model = await client.until_state("/v2/models/chat", "pending")
+    assert [reason["code"] for reason in model["reasons"]] == ["engine_killed"]
+    await client.deploy("another")  # capacity changes, and so it is looked at everywhere
+    await client.until_state("/v2/models/another", "ready", seconds=60)
+    assert not await delays(stack)
+    assert (await client.get(f"/v2/model-instances/{failed['id']}"))["state"] == "error"
+
+    # Who must act can: a deleted instance is replaced.
+    assert (await client.request("DELETE", f"/v2/model-instances/{failed['id']}"))[0] == 200
+    await client.until_state("/v2/models/chat", "ready", seconds=60)
+
+
+# -- diagnoses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["deleted", "truncated"])
+async def test_a_model_file_that_was_lost_after_it_was_verified_is_diagnosed_from_the_engines_own_words(
+    stack: Stack, what: str
+) -> None:
+    model = Path(shutil.copy(TINYCHAT, stack.directory / "copy.gguf"))
+    client = await started(stack)
+    await client.deploy("tinychat", model)
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+
+    if what == "deleted":
+        model.rename(model.with_name("elsewhere"))
+    else:
+        os.truncate(model, TINYCHAT.stat().st_size // 2)
+    kill_the_engine(stack)
+
+    code = "model_not_found" if what == "deleted" else "model_file_invalid"
+    failed = await until_error(client, code)
+    assert failed["exit_code"] == 1
+    assert failed["failed_phase"] in ("starting", "scheduled", "downloading")
+    assert [reason["who"] for reason in failed["reasons"]] == ["author"]
+    assert str(model) in failed["reasons"][0]["text"]
+    assert any("copy.gguf" in line for line in failed["log_tail"])
+
+    shutil.copy(TINYCHAT, model)
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+
+
+async def test_a_port_in_use_is_named_and_the_instance_runs_once_it_is_free(stack: Stack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        client = await started(stack, engine_ports=f"{port}-{port}", **QUICK)
+        await client.deploy("chat")
+        failed = await until_error(client, "port_in_use")
+        assert failed["reasons"][0]["numbers"]["port"] == port
+        assert (failed["reasons"][0]["who"], str(port) in failed["reasons"][0]["text"]) == ("operator", True)
+    await client.until_state("/v2/models/chat", "ready", seconds=60)
+    assert (await the_instance(client))["port"] == port
 
 
 async def test_an_engine_that_is_not_installed_is_named(stack: Stack) -> None:
-    await stack.start_all(llama_cpp_command="/nonexistent/llama-server")
-    client = stack.client()
-    await client.deploy("model")
-    failed = await client.until_state("/v2/model-instances/model-0", "error")
-    assert [(r["code"], r["who"], r["numbers"]) for r in failed["reasons"]] == [
-        ("engine_not_installed", "operator", {"program": "/nonexistent/llama-server"})
-    ]
+    client = await started(stack, llama_cpp_command="/nonexistent/llama-server")
+    await client.deploy("chat")
+    failed = await until_error(client, "engine_not_installed")
+    (reason,) = failed["reasons"]
+    assert (reason["who"], reason["numbers"]["program"]) == ("operator", "/nonexistent/llama-server")
+    assert failed["exit_code"] is None
 
 
-async def test_a_parameter_that_the_engine_does_not_know_is_named(stack: Stack) -> None:
-    await stack.start_all()
-    client = stack.client()
-    await client.deploy("model", EXAMPLES / "tinychat-q8_0.gguf", backend_parameters=["--no-such-flag=1"])
-    failed = await client.until_state("/v2/model-instances/model-0", "error")
-    assert [(r["code"], r["numbers"]) for r in failed["reasons"]] == [
-        ("unknown_parameter", {"parameter": "--no-such-flag"})
-    ]
+async def test_a_parameter_that_the_engine_does_not_know_is_named_and_runs_without_it(stack: Stack) -> None:
+    client = await started(stack)
+    await client.deploy("tinychat", backend_parameters=["--make-it-fast"])
+    failed = await until_error(client, "unknown_parameter")
+    (reason,) = failed["reasons"]
+    assert (reason["who"], reason["numbers"]["parameter"], failed["exit_code"]) == ("author", "--make-it-fast", 2)
+    assert any("--make-it-fast" in line for line in failed["log_tail"])
+
+    status, _, _ = await client.request("PATCH", "/v2/models/tinychat", {"backend_parameters": []})
+    assert status == 200
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+
+
+# -- an engine that takes its time ------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_makes_no_progress_is_given_up_after_its_start_timeout(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.agent.process.LOADING_AGAIN_SECONDS", 0.3)
+    client = await started(stack, **QUICK)
+    await client.deploy("chat", backend_parameters=["--healthy-after=60"], start_timeout_seconds=1.5)
+    failed = await until_error(client, "start_timeout", seconds=20)
+    assert failed["reasons"][0]["numbers"]["after_seconds"] == 1.5
+    (passed,) = of_type(await facts_of(stack), "DeadlinePassed")[:1]
+    assert (passed.envelope.data["state"], passed.envelope.data["deadline_seconds"]) == ("starting", 1.5)
+
+
+async def test_an_engine_that_writes_to_its_log_makes_progress_and_is_given_its_time(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.agent.process.LOADING_AGAIN_SECONDS", 0.3)
+    client = await started(stack, **QUICK)
+    await client.deploy("chat", backend_parameters=["--healthy-after=5", "--chatty"], start_timeout_seconds=2)
+    await client.until_state("/v2/models/chat", "ready", seconds=30)
+    assert (await the_instance(client))["attempt"] == 1

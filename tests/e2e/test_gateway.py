@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from services.api.process import ApiProcess
 from tests.e2e.an_engine import CHUNKS
-from tests.e2e.machines import QUICK
+from tests.e2e.machines import MIB, QUICK, a_machine
 from tests.support.stack import Client, Stack
 
 
@@ -20,8 +20,9 @@ from tests.support.stack import Client, Stack
 async def client(stack: Stack) -> AsyncIterator[Client]:
     """Two workers, one instance of `chat` on each. A crashed engine is not restarted while a test lasts."""
     await stack.start_scheduler(restart_base_seconds=60)
-    await stack.start_worker(0, **QUICK)
-    await stack.start_worker(1, **QUICK)
+    small = a_machine(stack.directory, "small", ram=400 * MIB)  # room for one instance
+    await stack.start_worker(0, inventory=small, **QUICK)
+    await stack.start_worker(1, inventory=small, **QUICK)
     await stack.start_api()
     client = stack.client()
     await client.deploy("chat", replicas=2)
@@ -30,6 +31,7 @@ async def client(stack: Stack) -> AsyncIterator[Client]:
     yield client
     api = stack.services["api"]
     assert isinstance(api, ApiProcess)
+    in_flight: list[int] = []
     for _ in range(200):
         in_flight = [endpoint.in_flight for of in api.routes.endpoints.values() for endpoint in of.values()]
         if not any(in_flight):
@@ -43,11 +45,9 @@ def chat(content: str, **more: object) -> dict[str, object]:
 
 
 async def test_a_stream_is_passed_on_byte_for_byte_and_piece_by_piece(client: Client) -> None:
-    pieces: list[bytes] = []
     async with client.session.post(client.url + "/v1/chat/completions", json=chat("slowly", stream=True)) as answer:
         assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
-        async for piece in answer.content.iter_any():
-            pieces.append(piece)
+        pieces = [piece async for piece in answer.content.iter_any()]
     assert b"".join(pieces) == b"".join(CHUNKS)
     assert len(pieces) > 1, "nothing is held back until the end"
 
@@ -61,7 +61,9 @@ async def test_requests_are_spread_over_the_instances(client: Client, stack: Sta
     api = stack.services["api"]
     assert isinstance(api, ApiProcess)
     endpoints = [endpoint for of in api.routes.endpoints.values() for endpoint in of.values()]
-    while sum(endpoint.in_flight for endpoint in endpoints) < 1:
+    for _ in range(1000):
+        if any(endpoint.in_flight for endpoint in endpoints):
+            break
         await asyncio.sleep(0.01)
     busy = next(endpoint.port for endpoint in endpoints if endpoint.in_flight)
     _, answer = await client.ask("chat")
@@ -97,14 +99,10 @@ async def test_an_engine_that_dies_before_its_first_byte_is_answered_for_by_anot
 
 
 async def test_an_engine_that_dies_after_its_first_byte_is_not_asked_for_again(client: Client, stack: Stack) -> None:
-    got = b""
-    with pytest.raises(aiohttp.ClientPayloadError):
-        async with client.session.post(
-            client.url + "/v1/chat/completions", json=chat("die later", stream=True)
-        ) as answer:
-            async for piece in answer.content.iter_any():
-                got += piece
-    assert got == CHUNKS[0]
+    async with client.session.post(client.url + "/v1/chat/completions", json=chat("die later", stream=True)) as answer:
+        assert await answer.content.readexactly(len(CHUNKS[0])) == CHUNKS[0]
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.read()
     assert len(stack.engines(0)) + len(stack.engines(1)) == 1, "the other one was never asked"
 
 

@@ -1,144 +1,200 @@
-"""A model that fits nowhere says why, for every worker, with numbers; and is placed the moment it fits."""
+"""Pending: a reason for every worker with its numbers, suggestions that are true, and a place as soon as there is one."""
 
-from pathlib import Path
+import os
+import shutil
+from itertools import pairwise
+from typing import Any
 
+import pytest
+
+from services.scheduler.domain.policy import Policy
+from services.scheduler.settings import SchedulerSettings
+from tests.chaos.what_must_hold import facts_of, of_type
 from tests.e2e.machines import GIB, MIB, QUICK, a_gpu, a_machine, a_model, takes
-from tests.support.stack import EXAMPLES, Stack
+from tests.support.stack import EXAMPLES, TINYCHAT, Client, Stack
 
 
-async def test_a_model_that_fits_nowhere_has_a_reason_for_every_worker_and_runs_when_one_that_fits_joins(
+async def until_explained(client: Client, model: str, count: int = 1) -> list[dict[str, Any]]:
+    """The model's reasons, once so many workers have been looked at."""
+    document = await client.until(
+        f"/v2/models/{model}",
+        lambda m: (
+            m["state"] == "pending"
+            and len(m["reasons"]) >= count
+            and not any(reason["code"] in ("being_inspected", "no_workers") for reason in m["reasons"])
+        ),
+    )
+    return document["reasons"]
+
+
+async def started(stack: Stack) -> Client:
+    await stack.start_scheduler()
+    await stack.start_api()
+    return stack.client()
+
+
+async def test_a_model_that_fits_nowhere_has_a_reason_for_every_worker_and_is_placed_when_one_that_fits_joins(
     stack: Stack,
 ) -> None:
-    await stack.start_scheduler()
-    await stack.start_api()
-    small = a_machine(stack.directory, "small", ram=GIB)
-    client = stack.client()
+    client = await started(stack)
+    model = a_model(stack.directory, "large", weights=2 * GIB)
+    small = a_machine(stack.directory, "small", ram=GIB, memory_reserved=200 * MIB)
     await stack.start_worker(0, inventory=small, **QUICK)
-    await client.until("/v2/workers", lambda body: len(body["items"]) == 1)
-    large = a_model(stack.directory, "large", weights=2 * GIB)
+    made = await client.deploy("large", model)
 
-    await client.deploy("large", large)
-    pending = await client.until(
-        "/v2/model-instances/large-0",
-        lambda i: i["state"] == "pending" and [r["code"] for r in i["reasons"]] == ["not_enough_ram"],
-    )
-    (reason,) = pending["reasons"]
-    assert reason["worker"] == "worker-0"
-    assert reason["who"] == "wait"
-    assert reason["numbers"] == {"needed_bytes": takes(large), "free_bytes": GIB, "total_bytes": GIB}
-    assert reason["text"] == "needs 2.3 GiB of RAM, 1.0 GiB of 1.0 GiB are free"
-    assert pending["closest_worker"] == stack.workers[0].id
+    (reason,) = await until_explained(client, "large")
+    assert (reason["code"], reason["worker"], reason["who"]) == ("not_enough_ram", "worker-0", "wait")
+    assert reason["numbers"] == {
+        "needed_bytes": takes(model),
+        "free_bytes": GIB - 200 * MIB,
+        "total_bytes": GIB,
+    }
+    assert "2.3 GiB of RAM" in reason["text"]
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    assert (instance["state"], instance["closest_worker"]) == ("pending", stack.workers[0].id)
 
-    await stack.start_worker(1, inventory=a_machine(stack.directory, "big", ram=8 * GIB), **QUICK)
-    running = await client.until_state("/v2/model-instances/large-0", "running")
-    assert (running["worker_name"], running["reasons"]) == ("worker-1", [])
+    await stack.start_worker(1, inventory=a_machine(stack.directory, "large", ram=4 * GIB), **QUICK)
+    await client.until_state("/v2/models/large", "ready")
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    assert (instance["worker_name"], instance["attempt"]) == ("worker-1", 1)
+    assert instance["computed_resource_claim"] == {"ram": takes(model), "vram": {}}
+    timeline = (await client.get(f"/v2/models/{made['id']}/timeline"))["items"]
+    pending = [event["data"] for event in timeline if event["type"] == "ModelPending"]
+    assert all(before != after for before, after in pairwise(pending)), "no news is no event"
 
 
-async def test_each_worker_has_its_own_objection(stack: Stack) -> None:
-    await stack.start_scheduler()
-    await stack.start_api()
-    client = stack.client()
-    gpus = (a_gpu(0, GIB), a_gpu(1, GIB, used_by_others=512 * MIB))
-    await stack.start_worker(0, inventory=a_machine(stack.directory, "cpu", ram=GIB), **QUICK)
-    await stack.start_worker(1, inventory=a_machine(stack.directory, "gpu", ram=64 * GIB, gpus=gpus), **QUICK)
-    await client.until("/v2/workers", lambda body: len(body["items"]) == 2)
-    model = a_model(stack.directory, "model", weights=3 * GIB)
+async def test_every_worker_has_its_own_objection(stack: Stack) -> None:
+    client = await started(stack)
+    model = a_model(stack.directory, "large", weights=2 * GIB)
+    first = a_machine(stack.directory, "first", ram=GIB)
+    second = a_machine(stack.directory, "second", ram=64 * GIB, gpus=(a_gpu(0, GIB, used_by_others=MIB), a_gpu(1, GIB)))
+    await stack.start_worker(0, inventory=first, **QUICK)
+    await stack.start_worker(1, inventory=second, **QUICK)
+    await client.deploy("large", model)
 
-    await client.deploy("model", model, worker_selector={"rack": "7"})
-    pending = await client.until(
-        "/v2/model-instances/model-0",
-        lambda i: {r["code"] for r in i["reasons"]} == {"labels_do_not_match", "not_enough_ram", "not_enough_vram"},
-    )
-    codes = [(r["worker"], r["code"]) for r in pending["reasons"]]
-    assert codes == [
-        ("worker-0", "labels_do_not_match"),
+    reasons = await until_explained(client, "large", 2)
+
+    assert [(reason["worker"], reason["code"]) for reason in reasons] == [
         ("worker-0", "not_enough_ram"),
-        ("worker-1", "labels_do_not_match"),
         ("worker-1", "not_enough_vram"),
     ]
-    assert pending["reasons"][3]["numbers"] == {
+    assert reasons[1]["numbers"] == {
         "needed_bytes": takes(model),
         "largest_free_bytes": GIB,
         "largest_total_bytes": GIB,
     }
-    model_state = await client.get("/v2/models/model")
-    assert model_state["state"] == "pending"
-    assert [(r["worker"], r["code"]) for r in model_state["reasons"]] == codes
+    assert reasons[1]["text"] == "needs 2.3 GiB on one GPU, the roomiest has 1.0 GiB of 1.0 GiB"
 
 
-async def test_a_suggestion_makes_the_model_fit_when_it_is_followed(stack: Stack) -> None:
-    await stack.start_scheduler()
-    await stack.start_api()
-    client = stack.client()
-    model = a_model(stack.directory, "long", weights=300 * MIB, context=8192)
-    room = takes(model, context=1024) + MIB
-    assert takes(model, context=8192) > room
-    await stack.start_worker(0, inventory=a_machine(stack.directory, "tight", ram=room), **QUICK)
+async def test_a_worker_selector_is_met_by_the_worker_that_has_the_labels(stack: Stack) -> None:
+    client = await started(stack)
+    await stack.start_worker(0, **QUICK)
+    await client.deploy("chat", worker_selector={"worker-name": "worker-1", "os": "linux"})
+    (reason,) = await until_explained(client, "chat")
+    assert (reason["code"], reason["who"]) == ("labels_do_not_match", "operator")
+    assert reason["numbers"] == {"wanted": {"worker-name": "worker-1"}}
+    assert reason["text"] == "the worker lacks the label worker-name=worker-1"
 
-    await client.deploy("long", model)
-    pending = await client.until("/v2/model-instances/long-0", lambda i: bool(i["suggestions"]))
-    (suggestion,) = pending["suggestions"]
-    assert suggestion["text"] == "with --ctx-size=1024 it fits"
+    await stack.start_worker(1, **QUICK)
+    await client.until_state("/v2/models/chat", "ready")
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    assert instance["worker_name"] == "worker-1"
 
-    status, _, _ = await client.request("PATCH", "/v2/models/long", suggestion["change"])
+
+async def test_what_asks_for_a_gpu_is_not_put_on_a_machine_without_one(stack: Stack) -> None:
+    client = await started(stack)
+    gpus = (a_gpu(0, GIB), a_gpu(1, GIB))
+    await stack.start_worker(0, inventory=a_machine(stack.directory, "without", ram=64 * GIB), **QUICK)
+    await stack.start_worker(1, inventory=a_machine(stack.directory, "with", ram=64 * GIB, gpus=gpus), **QUICK)
+
+    await client.deploy("elsewhere", gpu_selector={"gpu_ids": ["worker-1:cuda:7"]})
+    reasons = await until_explained(client, "elsewhere", 2)
+    assert {reason["worker"] for reason in reasons} == {"worker-0", "worker-1"}
+    assert ("worker-1", "gpu_not_selected") in [(reason["worker"], reason["code"]) for reason in reasons]
+
+    await client.deploy("chosen", gpu_selector={"gpu_ids": ["worker-1:cuda:1"]})
+    await client.until_state("/v2/models/chosen", "ready")
+    chosen = (await client.get("/v2/model-instances?model=chosen"))["items"][0]
+    assert (chosen["worker_name"], chosen["gpu_indexes"]) == ("worker-1", [1])
+    assert chosen["computed_resource_claim"]["vram"] == {"1": takes(TINYCHAT)}
+
+
+async def test_a_suggestion_really_fits_when_it_is_followed(stack: Stack) -> None:
+    client = await started(stack)
+    model = a_model(stack.directory, "long", weights=100 * MIB, context=1_000_000)
+    room = (takes(model, 8192) + takes(model, 1024)) // 2
+    await stack.start_worker(0, inventory=a_machine(stack.directory, "small", ram=room), **QUICK)
+    await client.deploy("long", model, backend_parameters=["--ctx-size=8192", "--metrics"])
+    await until_explained(client, "long")
+
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    ((change, text),) = [(suggestion["change"], suggestion["text"]) for suggestion in instance["suggestions"]]
+    assert change["backend_parameters"][0] == "--metrics", "what else the author gave stays"
+    assert text == f"with {change['backend_parameters'][-1]} it fits"
+
+    status, _, _ = await client.request("PATCH", "/v2/models/long", change)
     assert status == 200
     await client.until_state("/v2/models/long", "ready")
 
 
-async def test_files_that_cannot_be_used_say_so_before_anything_starts(stack: Stack) -> None:
-    await stack.start_all(**QUICK)
-    client = stack.client()
-    shards = stack.directory / "shards"
-    shards.mkdir()
-    first = shards / "tinychat-f16-00001-of-00002.gguf"
-    first.write_bytes((EXAMPLES / first.name).read_bytes())
-    cut = stack.directory / "cut.gguf"
-    cut.write_bytes((EXAMPLES / "tinychat-f16.gguf").read_bytes()[:-1000])
-    expected: dict[str, tuple[Path, str]] = {
-        "nowhere": (stack.directory / "nowhere.gguf", "model_not_found"),
-        "cut": (cut, "model_file_truncated"),
-        "shards": (first, "model_files_incomplete"),
-        "second": (EXAMPLES / "tinychat-f16-00002-of-00002.gguf", "model_file_invalid"),
+async def test_files_that_can_not_be_used_are_told_with_what_is_wrong_and_found_when_they_are_right(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SchedulerSettings, "policy", lambda _: Policy(reinspect_seconds=0.5))
+    client = await started(stack)
+    await stack.start_worker(0, **QUICK)
+    files = stack.directory / "files"
+    files.mkdir()
+    truncated = shutil.copy(TINYCHAT, files / "truncated.gguf")
+    os.truncate(truncated, 1_000_000)
+    shard = shutil.copy(EXAMPLES / "tinychat-f16-00001-of-00002.gguf", files)
+    (files / "invalid.gguf").write_bytes(b"GGML, once upon a time" * 100)
+    expected = {
+        "missing": (files / "missing.gguf", "model_not_found", {"path": str(files / "missing.gguf")}),
+        "truncated": (
+            truncated,
+            "model_file_truncated",
+            {"path": str(truncated), "expected_bytes": TINYCHAT.stat().st_size, "actual_bytes": 1_000_000},
+        ),
+        "shard": (
+            shard,
+            "model_files_incomplete",
+            {"path": str(shard), "missing": ["tinychat-f16-00002-of-00002.gguf"]},
+        ),
+        "invalid": (files / "invalid.gguf", "model_file_invalid", None),
     }
-    for name, (path, code) in expected.items():
+    for name, (path, _, _) in expected.items():
         await client.deploy(name, path)
-        found = await client.until(
-            f"/v2/models/{name}", lambda m, code=code: [r["code"] for r in m["reasons"]] == [code]
-        )
-        assert (found["state"], found["reasons"][0]["who"]) == ("pending", "author")
-    size = (EXAMPLES / "tinychat-f16.gguf").stat().st_size
-    truncated = (await client.get("/v2/models/cut"))["reasons"][0]["numbers"]
-    assert truncated == {"path": str(cut), "expected_bytes": size, "actual_bytes": size - 1000}
-    assert not any(e["type"] == "InstanceScheduled" for e in await client.events())
+    for name, (_, code, numbers) in expected.items():
+        (reason,) = await until_explained(client, name)
+        assert (reason["code"], reason["who"], reason["worker"]) == (code, "author", "worker-0"), name
+        assert numbers is None or reason["numbers"] == numbers, name
+
+    for name in ("missing", "truncated", "invalid"):
+        shutil.copy(TINYCHAT, files / f"{name}.gguf")
+    shutil.copy(EXAMPLES / "tinychat-f16-00002-of-00002.gguf", files)
+    for name in expected:
+        await client.until_state(f"/v2/models/{name}", "ready")
 
 
-async def test_a_file_that_was_missing_is_looked_at_again_and_the_model_runs(stack: Stack) -> None:
-    await stack.start_all(**QUICK)
-    client = stack.client()
-    late = stack.directory / "late.gguf"
-    await client.deploy("late", late)
-    await client.until("/v2/models/late", lambda m: [r["code"] for r in m["reasons"]] == ["model_not_found"])
-
-    late.write_bytes((EXAMPLES / "tinychat-f16.gguf").read_bytes())
-
-    await client.until_state("/v2/models/late", "ready", seconds=40)
-
-
-async def test_deleting_a_model_makes_room_for_the_one_that_waited(stack: Stack) -> None:
-    await stack.start_scheduler()
-    await stack.start_api()
-    client = stack.client()
-    await stack.start_worker(0, inventory=a_machine(stack.directory, "one-place", ram=GIB), **QUICK)
-    model = a_model(stack.directory, "model", weights=600 * MIB)
-    await client.deploy("first", model)
+async def test_what_a_deleted_model_held_is_given_to_one_that_waits(stack: Stack) -> None:
+    client = await started(stack)
+    await stack.start_worker(0, inventory=a_machine(stack.directory, "small", ram=400 * MIB), **QUICK)
+    await client.deploy("first")
     await client.until_state("/v2/models/first", "ready")
-    await client.deploy("second", model)
-    waiting = await client.until(
-        "/v2/model-instances/second-0", lambda i: [r["code"] for r in i["reasons"]] == ["not_enough_ram"]
-    )
-    assert waiting["reasons"][0]["numbers"]["free_bytes"] == GIB - takes(model)
+    await client.deploy("second")
+    (reason,) = await until_explained(client, "second")
+    assert reason["code"] == "not_enough_ram"
+    assert reason["numbers"]["free_bytes"] == 400 * MIB - takes(TINYCHAT)
 
-    status, _, _ = await client.request("DELETE", "/v2/models/first")
-    assert status == 200
+    assert (await client.request("DELETE", "/v2/models/first"))[0] == 200
+
     await client.until_state("/v2/models/second", "ready")
-    await client.until("/v2/model-instances", lambda body: [i["name"] for i in body["items"]] == ["second-0"])
+    assert len(stack.engines()) == 1
+    assert (await client.request("GET", "/v2/models/first"))[0] == 404
+    assert len((await client.get("/v2/model-instances"))["items"]) == 1
+    order = [
+        event.subject.rpartition(".")[2]
+        for event in of_type(await facts_of(stack), "InstanceStopping", "InstanceDeleted", "InstanceScheduled")
+    ]
+    assert order == ["InstanceScheduled", "InstanceStopping", "InstanceDeleted", "InstanceScheduled"]

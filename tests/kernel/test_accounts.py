@@ -584,7 +584,7 @@ async def test_an_observer_can_not_have_anything_delivered_where_it_may_not_spea
 async def test_who_is_not_in_the_configuration_does_not_connect_and_is_told_why(
     shared: Stack, seed: SecretStr | None
 ) -> None:
-    with pytest.raises(Unavailable, match="Authorization Violation|Connection reset"):
+    with pytest.raises(Unavailable, match=r"Authorization Violation|Connection reset"):
         await Bus.connect("stranger", BusSettings(servers=(shared.nats.url,), nkey_seed=seed), timeout_seconds=0.5)
 
 

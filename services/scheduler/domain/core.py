@@ -146,6 +146,7 @@ class Core:
         self._decision = Decision()
         self._models: set[ModelId] = set()
         self._capacity_changed = False
+        self._is_picture = False
         self._now = now
         for instance in fleet.instances.values():
             self.deadlines.watch(instance.id, instance, now.monotonic)
@@ -164,6 +165,9 @@ class Core:
             self._reconcile(model_id)
         for instance_id in list(self.fleet.deletion_requests):
             self._deletion_requested(instance_id)
+        for worker_id, requests in list(self.fleet.removal_requests.items()):
+            if requests > self.fleet.removals.get(worker_id, 0):
+                self._removal_requested(worker_id)
         self._capacity_changed = True
         return self._settle()
 
@@ -193,6 +197,7 @@ class Core:
         if last is not None and last[0] == report.boot_id and last[1] >= report.counter:
             return self._settle()
         self._counters[report.worker_id, role] = (report.boot_id, report.counter)
+        self._is_picture = isinstance(report, WorkerObserved | FilesObserved)
         match report:
             case WorkerObserved():
                 self._observed(report)
@@ -444,7 +449,7 @@ class Core:
             case "healthy":
                 self._healthy(instance, worker_id, seen)
             case "unhealthy":
-                if isinstance(instance.state, Running):
+                if _running(instance) is not None:
                     self._fail(
                         instance, worker_id, (EngineUnhealthy(worker_id=worker_id),), seen=seen, engine_gone=False
                     )
@@ -679,6 +684,7 @@ class Core:
         self._decision = Decision(at=now.at)
         self._models = set()
         self._capacity_changed = False
+        self._is_picture = False
 
     def _say(self, fact: Fact) -> None:
         before = self.fleet.instances.get(fact.instance_id) if isinstance(fact, InstanceFact) else None
@@ -718,6 +724,9 @@ class Core:
         return self._decision
 
     def _progressed(self, instance_id: InstanceId) -> None:
+        """Something was reported to have happened. A picture shows how things are: looking at them is no progress."""
+        if self._is_picture:
+            return
         self.deadlines.watch(instance_id, self.fleet.instances.get(instance_id), self._now.monotonic, progressed=True)
 
     def _silent_downloaders(self) -> frozenset[WorkerId]:

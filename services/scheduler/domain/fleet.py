@@ -168,6 +168,10 @@ class Fleet:
     wishes: dict[ModelId, Wish] = field(default_factory=dict[ModelId, Wish])
     operator: dict[WorkerId, Operator] = field(default_factory=dict[WorkerId, Operator])
     deletion_requests: set[InstanceId] = field(default_factory=set[InstanceId])
+    removal_requests: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
+    """How often operators wanted a worker out of the fleet."""
+    removals: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
+    """How often it left."""
     workers: dict[WorkerId, Worker] = field(default_factory=dict[WorkerId, Worker])
     models: dict[ModelId, Model] = field(default_factory=dict[ModelId, Model])
     instances: dict[InstanceId, Instance] = field(default_factory=dict[InstanceId, Instance])
@@ -270,6 +274,7 @@ def _worker(fleet: Fleet, fact: WorkerFact) -> None:
             fleet.workers[worker_id] = replace(_known(fleet.workers, worker_id), state="unreachable")
         case WorkerRemoved():
             fleet.workers.pop(worker_id, None)
+            fleet.removals[worker_id] = fleet.removals.get(worker_id, 0) + 1
             for key in [key for key, claim in fleet.claims.items() if claim.worker_id == worker_id]:
                 del fleet.claims[key]
             for model_id, model in fleet.models.items():
@@ -283,7 +288,7 @@ def _worker(fleet: Fleet, fact: WorkerFact) -> None:
         case WorkerUncordoned():
             fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), cordoned=False)
         case WorkerRemovalRequested():
-            pass  # answered at once, or not at all: a worker that joins again is welcome
+            fleet.removal_requests[worker_id] = fleet.removal_requests.get(worker_id, 0) + 1
         case _:
             raise Contradiction(f"the scheduler does not know {fact.type}")
 

@@ -400,11 +400,13 @@ async def test_a_name_is_free_then_taken_then_free_again_whatever_its_case(log_o
 # -- positions and subjects: the pure part ------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15), st.integers(0, 10**18))
 def test_a_position_is_read_as_it_was_written(generation: int, sequence: int) -> None:
     assert Position.parse(str(Position(generation, sequence))) == Position(generation, sequence)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=50), st.from_regex(r"[-+0-9 _٣²]{0,12}", fullmatch=True)))
 @example("")
 @example("-")
@@ -424,7 +426,7 @@ def test_what_is_no_position_is_a_value_error_and_nothing_else(text: str) -> Non
     else:
         with pytest.raises(ValueError, match="not a position in the log") as refused:
             Position.parse(text)
-        assert len(str(refused.value)) < 200
+        assert len(str(refused.value)) < 1000
 
 
 TOKENS = st.sampled_from(["a", "b", "ab", "-"])
@@ -434,6 +436,7 @@ FILTERS = st.tuples(
 ).map(lambda parts: ".".join([*parts[0], parts[1]]))
 
 
+@settings(deadline=None)
 @given(SUBJECTS, FILTERS)
 def test_a_subject_matches_as_the_regular_expression_for_its_wildcards_says(subject: str, subject_filter: str) -> None:
     pattern = re.escape(subject_filter).replace(r"\*", r"[^.]+").replace(">", r".+")

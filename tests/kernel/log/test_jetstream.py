@@ -224,14 +224,20 @@ async def test_every_acknowledged_append_survives_kills_of_the_server_exactly_on
 # -- the fence ----------------------------------------------------------------------------------------------------------
 
 
-async def test_of_schedulers_that_want_to_be_elected_at_once_exactly_one_is(log: JetStreamLog) -> None:
-    elections = await asyncio.gather(*(elect(log, CLOCK, f"s{n}") for n in range(8)), return_exceptions=True)
+async def test_of_schedulers_that_want_to_be_elected_at_once_exactly_one_decides_afterwards(log: JetStreamLog) -> None:
+    answers = await asyncio.gather(*(elect(log, CLOCK, f"s{n}") for n in range(8)), return_exceptions=True)
 
-    (elected,) = [election for election in elections if isinstance(election, Election)]
-    assert {type(each) for each in elections if each is not elected} == {Conflict}
-    (event,) = await everything(log)
-    assert (event.sequence, event.subject) == (elected.sequence, ELECTION)
-    assert read(event.envelope) == SchedulerElected(replica=elected.replica)
+    elections = sorted((each for each in answers if isinstance(each, Election)), key=lambda each: each.sequence)
+    assert {type(each) for each in answers} <= {Election, Conflict}
+    stored = await everything(log)
+    assert [(event.sequence, event.subject, read(event.envelope)) for event in stored] == [
+        (each.sequence, ELECTION, SchedulerElected(replica=each.replica)) for each in elections
+    ]
+    for deposed in elections[:-1]:
+        with pytest.raises(Deposed):
+            await append_as_elected(log, deposed, CLOCK, [(worker_ready("w-1"), Cause())])
+    _, sequences = await append_as_elected(log, elections[-1], CLOCK, [(worker_ready("w-1"), Cause())])
+    assert sequences == (len(elections) + 1,)
 
 
 async def test_the_server_refuses_what_a_deposed_scheduler_sends(bus: Bus, log: JetStreamLog) -> None:
