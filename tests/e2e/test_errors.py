@@ -136,6 +136,13 @@ async def test_an_instance_that_is_not_to_be_restarted_stays_in_error_and_says_w
 # -- diagnoses --------------------------------------------------------------------------------------------------------
 
 
+def lose(model: Path, what: str) -> None:
+    if what == "deleted":
+        model.unlink()
+    else:
+        os.truncate(model, TINYCHAT.stat().st_size // 2)
+
+
 @pytest.mark.parametrize("what", ["deleted", "truncated"])
 async def test_a_model_file_that_was_lost_after_it_was_verified_is_diagnosed_from_the_engines_own_words(
     stack: Stack, what: str
@@ -145,10 +152,7 @@ async def test_a_model_file_that_was_lost_after_it_was_verified_is_diagnosed_fro
     await client.deploy("tinychat", model)
     await client.until_state("/v2/models/tinychat", "ready", seconds=60)
 
-    if what == "deleted":
-        model.rename(model.with_name("elsewhere"))
-    else:
-        os.truncate(model, TINYCHAT.stat().st_size // 2)
+    lose(model, what)
     kill_the_engine(stack)
 
     code = "model_not_found" if what == "deleted" else "model_file_invalid"

@@ -137,10 +137,14 @@ async def test_a_suggestion_really_fits_when_it_is_followed(stack: Stack) -> Non
     await client.until_state("/v2/models/long", "ready")
 
 
+def looks_again_soon(_: SchedulerSettings) -> Policy:
+    return Policy(reinspect_seconds=0.5)
+
+
 async def test_files_that_can_not_be_used_are_told_with_what_is_wrong_and_found_when_they_are_right(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SchedulerSettings, "policy", lambda _: Policy(reinspect_seconds=0.5))
+    monkeypatch.setattr(SchedulerSettings, "policy", looks_again_soon)
     client = await started(stack)
     await stack.start_worker(0, **QUICK)
     files = stack.directory / "files"
