@@ -29,8 +29,8 @@ CAUSES: dict[str, Reason] = {
         path=f"{FOLDER}/tinychat-f16-00001-of-00002.gguf", missing=(f"{FOLDER}/tinychat-f16-00002-of-00002.gguf",)
     ),
     "second_shard": ModelFileInvalid(
-        path="/work/main/examples/models/tinychat-f16-00002-of-00002.gguf",
-        problem="illegal split file idx: 1 (file: /work/main/examples/models/tinychat-f16-00002-of-00002.gguf),"
+        path="/srv/muster/examples/models/tinychat-f16-00002-of-00002.gguf",
+        problem="illegal split file idx: 1 (file: /srv/muster/examples/models/tinychat-f16-00002-of-00002.gguf),"
         " model must be loaded with the first split",
     ),
     "truncated_file": ModelFileInvalid(
