@@ -36,6 +36,7 @@ from schemas.subjects import (
     ALL_BEATS,
     ALL_FACTS,
     ALL_REPORTS,
+    ELECTION,
     FACTS_OF_THE_API,
     REPORTS,
     ask,
@@ -154,6 +155,10 @@ class Reign:
         self._inputs: asyncio.Queue[Input] = asyncio.Queue(maxsize=100_000)
         self._asking: set[Question] = set()
         self._since_snapshot = 0
+        self._followed = 0
+        """Every fact of the api up to here is folded."""
+        self._in_doubt = False
+        """The fleet holds what was decided and is not known to be in the log."""
         self._greeted: set[WorkerId] = set()
         """Workers that were sent an assignment of this election, and so send us their complete picture."""
         self.deciding = asyncio.Event()
@@ -166,12 +171,14 @@ class Reign:
         reports_after = (await self._bus.js_api(f"STREAM.INFO.{REPORTS}"))["state"]["last_seq"]
         fleet = await self.fold_up_to(self.election.sequence)
         core = self.core = Core(fleet, self._settings.policy(), self._now())
+        self._followed = self.election.sequence
         log.info("deciding since election %d, with %d workers", self.election.sequence, len(fleet.workers))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_api())
                 tasks.create_task(self._follow_reports(reports_after))
                 tasks.create_task(self._listen_to_beats())
+                self._in_doubt = True
                 await self._append(core.took_over(self._now()), Cause(actor="scheduler"))
                 await self._publish(set(fleet.workers), always=True)
                 IS_DECIDING.set(1)
@@ -182,7 +189,7 @@ class Reign:
         except* (Corrupt, Contradiction) as group:
             raise Corrupt(str(group.exceptions[0])) from group
         finally:
-            if core.fleet.seq and self._since_snapshot and self._bus.is_connected:
+            if self._since_snapshot and self._bus.is_connected:
                 await self._save_snapshot()
 
     async def fold_up_to(self, sequence: int) -> Fleet:
@@ -211,9 +218,11 @@ class Reign:
             workers: set[WorkerId] = set()
             with DECISION_SECONDS.time():
                 for each in inputs:
+                    self._in_doubt = True
                     decision, cause = each(self._now())
                     workers |= decision.workers
                     await self._append(decision, cause)
+                self._in_doubt = True
                 decision = core.time_passed(self._now())
                 workers |= decision.workers
                 await self._append(decision, Cause(actor="scheduler"))
@@ -239,10 +248,11 @@ class Reign:
         return inputs
 
     async def _append(self, decision: Decision, cause: Cause) -> None:
-        if not decision.facts:
-            return
         if self.election is None:
             raise Deposed("not elected")
+        if not decision.facts:
+            self._in_doubt = False
+            return
         with span("decide", traceparent=cause.traceparent):
             for start in range(0, len(decision.facts), MOST_IN_A_DECISION):
                 part = decision.facts[start : start + MOST_IN_A_DECISION]
@@ -250,6 +260,7 @@ class Reign:
                 _, sequences = await append_as_elected(self._log, self.election, self._clock, decided, at=decision.at)
                 self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])
                 self._since_snapshot += len(part)
+        self._in_doubt = False
         for fact in decision.facts:
             DECIDED.labels(fact.type).inc()
 
@@ -287,6 +298,7 @@ class Reign:
     def _wish(self, event: Stored) -> Input:
         def decide(now: Now) -> tuple[Decision, Cause]:
             found = fold(self._core.fleet, event)
+            self._followed = event.sequence
             if found is None:
                 return Decision(), Cause()
             fact, envelope = found
@@ -343,10 +355,19 @@ class Reign:
         await self._inputs.put(lambda now: (self._core.inspected(question, answer, now), cause))
 
     async def _save_snapshot(self) -> None:
-        self._since_snapshot = 0
+        """Unless the fleet may not be what the log adds up to: something was decided and is perhaps not in it, a wish is
+        in it and was not read yet, or somebody else has decided since. Then it is tried again a little later.
+        """
+        if self._in_doubt or self.election is None:
+            return
         try:
-            await self._snapshots.save(self._core.fleet, await self._log.state())
+            wished = await self._log.last_sequence_of(FACTS_OF_THE_API)
+            elected = await self._log.last_sequence_of(ELECTION)
+            if wished <= self._followed and elected == self.election.sequence:
+                self._since_snapshot = 0
+                await self._snapshots.save(self._core.fleet, await self._log.state())
         except (Unavailable, JetStreamError) as error:
+            self._since_snapshot = 0
             log.warning("the snapshot could not be saved: %s", error)
 
     @property

@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import logging
 import random
 import secrets
 import sys
@@ -87,6 +88,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     arguments = parser.parse_args()
+    logging.getLogger("kernel").setLevel(logging.ERROR)  # that connections are lost is what this is about
     say(f"chaos for {arguments.seconds:g} s; again with --seed {arguments.seed}")
     with tempfile.TemporaryDirectory(prefix="muster-chaos-") as name:
         try:

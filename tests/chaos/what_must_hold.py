@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
+import nats.errors
+import nats.js.errors
 import orjson
 
+from kernel.bus import keeping_cancellation
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.port import Stored
 from kernel.projections.projector import read_checkpoint, rebuild, verify_chain
@@ -17,7 +20,10 @@ from schemas.facts.base import Fact
 from schemas.models import Claim
 from schemas.subjects import ALL_FACTS, parse_fact_subject
 from services.api.projections.fleet import FleetProjection
+from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
+from services.scheduler.adapters.snapshots import NAME, parse
 from services.scheduler.domain.fleet import Fleet, evolve
+from services.scheduler.process import fold
 from tests.chaos.writers import Write
 from tests.support.stack import Stack
 
@@ -176,6 +182,36 @@ def whoever_was_elected_decided(events: Sequence[Stored]) -> list[str]:
             f"event {event.sequence} is of a deposed scheduler"
         )
     return winners
+
+
+def folded(events: Sequence[Stored], *, up_to: int) -> Fleet:
+    """What the log adds up to at this sequence, from event 1."""
+    fleet = Fleet()
+    for event in events:
+        if event.sequence <= up_to:
+            fold(fleet, event)
+    return fleet
+
+
+async def snapshot_of(stack: Stack) -> Fleet | None:
+    """The scheduler's snapshot as it lies in the store."""
+    state = await JetStreamLog(stack.operator).state()
+    try:
+        store = await keeping_cancellation(stack.operator.client.jetstream(timeout=10).object_store(SNAPSHOTS))
+        found = await keeping_cancellation(store.get(NAME))
+    except (nats.js.errors.Error, nats.errors.Error, TimeoutError):
+        return None
+    return parse(found.data or b"", state)
+
+
+async def the_snapshot_is_what_the_log_adds_up_to(stack: Stack) -> bool:
+    """False when there is none."""
+    snapshot = await snapshot_of(stack)
+    if snapshot is None:
+        return False
+    same = snapshot == folded(await facts_of(stack), up_to=snapshot.seq)
+    assert same, f"the snapshot at {snapshot.seq} is another fleet"
+    return True
 
 
 def attempts_of(events: Iterable[Stored], instance_id: str) -> list[int]:

@@ -1,27 +1,36 @@
 """Any number of schedulers: one decides, and the log refuses whoever wrongly believes that it does."""
 
 import asyncio
+import random
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+
 from kernel.clock import SystemClock
+from kernel.errors import Unavailable
 from kernel.log.jetstream import JetStreamLog
+from kernel.log.port import Draft
 from services.scheduler.adapters.lease import BUCKET as LEASE
 from services.scheduler.adapters.lease import KEY
 from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
-from services.scheduler.adapters.snapshots import NAME, parse
+from services.scheduler.adapters.snapshots import NAME
 from services.scheduler.domain.fleet import Fleet
-from services.scheduler.process import Reign
+from services.scheduler.process import Reign, fold
 from services.scheduler.settings import SchedulerSettings
 from tests.chaos.what_must_hold import (
     attempts_of,
     facts_of,
+    folded,
     last_sequence,
     no_memory_was_promised_twice,
     of_type,
+    snapshot_of,
+    the_snapshot_is_what_the_log_adds_up_to,
     whoever_was_elected_decided,
 )
+from tests.chaos.writers import Writer, writing
 from tests.e2e.machines import GIB, QUICK, a_gpu, a_machine, takes
 from tests.support.stack import TINYCHAT, Client, Stack
 
@@ -81,6 +90,7 @@ async def until_it_has_decided(stack: Stack, scheduled: int, *, seconds: float =
 
 
 async def no_gpu_and_no_ram_was_promised_twice(stack: Stack) -> None:
+    await the_snapshot_is_what_the_log_adds_up_to(stack)
     events = await facts_of(stack)
     most = no_memory_was_promised_twice(events)
     assert most["worker-0"].ram > GIB * 3 // 4, "the RAM was never contended for, so this shows nothing"
@@ -114,9 +124,11 @@ async def test_of_two_schedulers_one_decides_and_the_other_takes_over_when_it_is
 
 
 async def test_a_scheduler_whose_lease_was_broken_is_refused_by_the_log_and_steps_down(stack: Stack) -> None:
-    first = await stack.spawn("scheduler", replica="a", scheduler_lease_seconds=60)  # it looks every 15 s only
+    first = await stack.spawn(
+        "scheduler", replica="a", scheduler_lease_seconds=60, snapshot_every=20
+    )  # it looks every 15 s only
     await until_elected(stack, "a")
-    second = await stack.spawn("scheduler", replica="b", scheduler_lease_seconds=2)
+    second = await stack.spawn("scheduler", replica="b", scheduler_lease_seconds=2, snapshot_every=20)
     await a_small_fleet(stack)
     await stack.start_api()
     async with coming_and_going(stack.client()):
@@ -135,9 +147,9 @@ async def test_a_scheduler_whose_lease_was_broken_is_refused_by_the_log_and_step
 
 
 async def test_a_scheduler_that_stood_still_while_another_was_elected_promises_nothing_twice(stack: Stack) -> None:
-    schedulers = {"a": await stack.spawn("scheduler", replica="a")}
+    schedulers = {"a": await stack.spawn("scheduler", replica="a", snapshot_every=20)}
     await until_elected(stack, "a")
-    schedulers["b"] = await stack.spawn("scheduler", replica="b")
+    schedulers["b"] = await stack.spawn("scheduler", replica="b", snapshot_every=20)
     await a_small_fleet(stack)
     await stack.start_api()
     async with coming_and_going(stack.client()):
@@ -177,22 +189,73 @@ async def test_a_start_from_a_snapshot_equals_a_full_replay_and_what_was_in_memo
     bus = await stack.bus("scheduler")
     end = await last_sequence(stack)
     store = await bus.client.jetstream().object_store(SNAPSHOTS)
-    snapshot = parse((await store.get(NAME)).data or b"", await JetStreamLog(bus).state())
+    snapshot = await snapshot_of(stack)
     assert snapshot is not None
     assert 0 < snapshot.seq < end
 
-    async def folded(sequence: int) -> Fleet:
+    async def as_started(sequence: int) -> Fleet:
         return await Reign(bus, SchedulerSettings(), SystemClock()).fold_up_to(sequence)
 
-    from_snapshot = await folded(end)
+    from_snapshot = await as_started(end)
     await store.put(NAME, b"no snapshot at all")
-    from_garbage = await folded(end)
+    from_garbage = await as_started(end)
     await store.delete(NAME)
-    from_event_1 = await folded(end)
+    from_event_1 = await as_started(end)
     assert from_event_1.seq == end
     assert from_snapshot == from_event_1
     assert from_garbage == from_event_1
-    assert await folded(decided_until) == in_memory
+    assert await as_started(decided_until) == in_memory
 
     await stack.start_scheduler()
     await client.until_state("/v2/models/while-nobody-decides", "pending", seconds=60)
+
+
+async def test_a_snapshot_that_is_made_under_writes_is_what_the_log_adds_up_to(stack: Stack) -> None:
+    """Wishes that lie in the log and are not yet decided on are not in it, whatever the scheduler has appended since."""
+    await stack.start_scheduler(snapshot_every=1)
+    await stack.start_worker(0, inventory=a_machine(stack.directory, "small", ram=GIB), **QUICK)
+    await stack.start_api()
+    dice, url = random.Random(7), stack.client().url
+    writers = [Writer(f"writer{n}", lambda: url, random.Random(dice.random())) for n in range(2)]
+    seen: dict[int, Fleet] = {}
+    async with writing(writers):
+        while min(writer.acknowledged for writer in writers) < 40:
+            if (snapshot := await snapshot_of(stack)) is not None:
+                seen[snapshot.seq] = snapshot
+            await asyncio.sleep(0.1)
+    assert len(seen) > 3, "hardly any snapshot was seen"
+    replayed = Fleet()
+    for event in await facts_of(stack):
+        fold(replayed, event)
+        if (snapshot := seen.get(event.sequence)) is not None:
+            assert snapshot == replayed, f"the snapshot at {event.sequence} is another fleet"
+
+
+async def test_what_was_decided_and_could_not_be_appended_is_forgotten(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the next reign nor a snapshot holds what is not in the log."""
+    refused: list[str] = []
+    append = JetStreamLog.append
+
+    async def append_with_an_outage(log: JetStreamLog, drafts: Sequence[Draft]) -> tuple[int, ...]:
+        types = [draft.envelope.type for draft in drafts]
+        if "InstanceScheduled" in types and not refused:
+            refused.extend(types)
+            raise Unavailable("the log is away")
+        return await append(log, drafts)
+
+    monkeypatch.setattr(JetStreamLog, "append", append_with_an_outage)
+    scheduler = await stack.start_scheduler()
+    await stack.start_worker(0, **QUICK)
+    await stack.start_api()
+    client = stack.client()
+    await client.deploy("guest")
+    await client.until_state("/v2/models/guest", "ready", seconds=60)
+
+    assert refused
+    assert scheduler.reigns > 1
+    events = await facts_of(stack)
+    assert folded(events, up_to=events[-1].sequence).seq == events[-1].sequence, "the log contradicts itself"
+    await stack.stop("scheduler")
+    assert await the_snapshot_is_what_the_log_adds_up_to(stack)

@@ -94,7 +94,7 @@ async def refusal(of: Bus, action: Callable[[], Awaitable[object]]) -> str:
     before = len(of.permission_violations)
     await action()
     await of.flush()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while len(of.permission_violations) == before:  # noqa: ASYNC110 - the bus tells nobody
             await asyncio.sleep(0.001)
     (violation,) = of.permission_violations[before:]

@@ -64,6 +64,28 @@ class LostRequests(FaultyBus):
         return await super().request(subject, payload, timeout_seconds=timeout_seconds, headers=headers)
 
 
+class LateRequests(FaultyBus):
+    """A request is on its way for so long that it arrives only when it is sent again, just before that."""
+
+    def __init__(self, healthy: Bus) -> None:
+        super().__init__(healthy)
+        self._late: tuple[str, bytes, Mapping[str, str] | None] | None = None
+        self.arrived = 0
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        if not self.is_fact(subject) or self.arrived:
+            return await super().request(subject, payload, timeout_seconds=timeout_seconds, headers=headers)
+        if self._late is None:
+            self._late = (subject, payload, headers)
+            raise NoAnswer(f"no answer on {subject}: held back by the test")
+        self.arrived += 1
+        late_subject, late_payload, late_headers = self._late
+        await super().request(late_subject, late_payload, timeout_seconds=timeout_seconds, headers=late_headers)
+        return await super().request(subject, payload, timeout_seconds=timeout_seconds, headers=headers)
+
+
 class NoReads(FaultyBus):
     """Every answer is lost, and nothing can be looked up either."""
 

@@ -41,7 +41,14 @@ from tests.support.log_events import (
     scaled,
     worker_ready,
 )
-from tests.support.log_faults import LostAcknowledgements, LostDeliveries, LostRequests, NoReads, OldServer
+from tests.support.log_faults import (
+    LateRequests,
+    LostAcknowledgements,
+    LostDeliveries,
+    LostRequests,
+    NoReads,
+    OldServer,
+)
 from tests.support.stack import Stack, free_port
 
 BATCHES = pytest.mark.parametrize("size", [1, 3])
@@ -83,6 +90,21 @@ async def test_an_append_that_was_lost_on_its_way_is_sent_again(
     sequences = await JetStreamLog(lossy).append(drafts)
 
     assert lossy.lost == times
+    assert sequences == tuple(range(1, 1 + size))
+    assert await everything(log) == as_stored(drafts)
+
+
+@BATCHES
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_an_append_that_arrives_after_it_was_looked_for_is_neither_lost_nor_doubled(
+    bus: Bus, log: JetStreamLog, size: int, guarded: bool
+) -> None:
+    slow = LateRequests(bus)
+    drafts = drafts_for("abc"[:size], guarded=guarded)
+
+    sequences = await JetStreamLog(slow).append(drafts)
+
+    assert slow.arrived == 1
     assert sequences == tuple(range(1, 1 + size))
     assert await everything(log) == as_stored(drafts)
 
@@ -240,6 +262,19 @@ async def test_of_schedulers_that_want_to_be_elected_at_once_exactly_one_decides
     assert sequences == (len(elections) + 1,)
 
 
+async def test_a_scheduler_that_was_overtaken_while_it_was_being_elected_is_told(bus: Bus, log: JetStreamLog) -> None:
+    class Overtaken(JetStreamLog):
+        async def last_sequence_of(self, subject_filter: str) -> int:
+            found = await super().last_sequence_of(subject_filter)
+            await elect(log, CLOCK, "faster")
+            return found
+
+    with pytest.raises(Conflict):
+        await elect(Overtaken(bus), CLOCK, "slower")
+
+    assert [read(event.envelope) for event in await everything(log)] == [SchedulerElected(replica="faster")]
+
+
 async def test_the_server_refuses_what_a_deposed_scheduler_sends(bus: Bus, log: JetStreamLog) -> None:
     old = await elect(log, CLOCK, "old")
     await elect(log, CLOCK, "new")
@@ -369,7 +404,10 @@ async def until_stored(append: Callable[[], Awaitable[object]]) -> None:
                 return
 
 
-async def test_a_tail_survives_that_its_consumer_is_deleted(bus: Bus, log: JetStreamLog) -> None:
+async def test_a_tail_knows_at_once_that_its_consumer_was_deleted(
+    bus: Bus, log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_tail, "SILENCE_SECONDS", 60)  # not by the silence that follows
     drafts = [a_draft(scaled("a", n)) for n in range(9)]
     tail = log.tail([ALL_FACTS], after=0)
     reader = Reader(tail)
