@@ -1,4 +1,4 @@
-"""What a fact does to rows, and many facts' changes as few statements.
+"""What a fact does to rows, and many facts' changes as one document.
 
 A projection says for each fact which rows it puts, patches or drops. Within a batch the changes of one row are merged,
 so that a batch of any size leaves the same rows (a property test says so for 1, 7 and 1000).
@@ -128,47 +128,26 @@ class Batch:
                 of.patches = {key: row for key, row in of.patches.items() if key[: len(parent)] != parent}
                 of.parents[parent] = rows
 
-    def statements(self, schema: str) -> Iterable[tuple[str, str]]:
-        """SQL with one JSON parameter each, for asyncpg. `schema` is ours, never input."""
-        for name, of in self._tables.items():
-            target, keys = f'"{schema}"."{name}"', self._keys[name]
-            columns = [column.name for column in of.table.columns]
-            others = [column for column in columns if column not in keys]
-            same_key = " AND ".join(f't."{k}" = x."{k}"' for k in keys)
-            source = f"json_populate_recordset(null::{target}, $1::json) x"
-            if of.parents:
-                parent_keys = keys[: len(next(iter(of.parents)))]
-                same_parent = " AND ".join(f't."{k}" = x."{k}"' for k in parent_keys)
-                gone = [dict(zip(parent_keys, parent, strict=True)) for parent in of.parents]
-                yield f"DELETE FROM {target} t USING {source} WHERE {same_parent}", _json(gone)
-                rows = [row for children in of.parents.values() for row in children]
-                if rows:
-                    yield f"INSERT INTO {target} SELECT * FROM {source}", _json(rows)
-            if of.drops:
-                gone = [dict(zip(keys, key, strict=True)) for key in of.drops]
-                yield f"DELETE FROM {target} t USING {source} WHERE {same_key}", _json(gone)
-            if of.puts:
-                assignments = ", ".join(f'"{c}" = excluded."{c}"' for c in others)
-                conflict = f"DO UPDATE SET {assignments}" if others else "DO NOTHING"
-                conflict_keys = ", ".join(f'"{k}"' for k in keys)
-                yield (
-                    f"INSERT INTO {target} SELECT * FROM {source} ON CONFLICT ({conflict_keys}) {conflict}",
-                    _json(list(of.puts.values())),
-                )
-            for same_columns, rows in _by_columns(of.patches, keys).items():
-                assignments = ", ".join(f'"{c}" = x."{c}"' for c in same_columns)
-                yield f"UPDATE {target} t SET {assignments} FROM {source} WHERE {same_key}", _json(rows)
+    def to_json(self) -> str:
+        """For a read schema's `apply`: `{table: {step: [row, …]}}`, with the steps that there are (`functions.py`)."""
+        document = {name: steps for name, of in self._tables.items() if (steps := _steps(of, self._keys[name]))}
+        text = orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS)
+        if rb"\u0000" in text:
+            text = _NUL.sub(rb"\1\\ufffd", text)
+        return text.decode()
 
 
-def _by_columns(patches: dict[Key, Row], keys: tuple[str, ...]) -> dict[tuple[str, ...], list[Row]]:
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for key, columns in patches.items():
-        groups.setdefault(tuple(sorted(columns)), []).append(dict(zip(keys, key, strict=True)) | columns)
-    return groups
-
-
-def _json(rows: list[Row]) -> str:
-    text = orjson.dumps(rows, option=orjson.OPT_NON_STR_KEYS)
-    if rb"\u0000" in text:
-        text = _NUL.sub(rb"\1\\ufffd", text)
-    return text.decode()
+def _steps(of: _TableChanges, keys: tuple[str, ...]) -> dict[str, list[Row]]:
+    steps: dict[str, list[Row]] = {}
+    if of.parents:
+        parent_keys = keys[: len(next(iter(of.parents)))]
+        steps[f"parents{len(parent_keys)}"] = [dict(zip(parent_keys, key, strict=True)) for key in of.parents]
+        if rows := [row for children in of.parents.values() for row in children]:
+            steps["children"] = rows
+    if of.drops:
+        steps["drops"] = [dict(zip(keys, key, strict=True)) for key in of.drops]
+    if of.puts:
+        steps["puts"] = list(of.puts.values())
+    if of.patches:
+        steps["patches"] = [dict(zip(keys, key, strict=True)) | columns for key, columns in of.patches.items()]
+    return steps

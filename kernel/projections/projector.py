@@ -1,6 +1,6 @@
 """The one writer of the read models.
 
-A batch is one transaction: the checkpoint moves by compare-and-set, the events are copied to `event_log`, the rows
+A batch is one statement: the checkpoint moves by compare-and-set, the events are copied to `event_log`, the rows
 change. Whoever holds the advisory lock projects; the others wait for it and follow the announced marks. The lock only
 avoids wasted work: a projector that lost it without noticing fails its compare-and-set and changes nothing.
 """
@@ -18,10 +18,11 @@ import asyncpg
 from kernel.errors import Corrupt, Unavailable
 from kernel.log.port import EventLog, LogState, Stored
 from kernel.projections.changes import Projection
+from kernel.projections.functions import CHECKPOINT_MOVED, create_functions
 from kernel.projections.marks import HighWater, Mark
-from kernel.projections.reading import EVENT_LOG_COLUMNS, GENESIS, Reading, chain
+from kernel.projections.reading import GENESIS, Reading, chain
 from kernel.projections.schemas import create_read_schema, drop_read_schemas_except, point_views_at
-from kernel.projections.tables import SCHEMA
+from kernel.projections.tables import EVENT_LOG_COLUMNS, SCHEMA
 from schemas.envelope import Envelope
 from schemas.subjects import ALL_FACTS
 
@@ -31,9 +32,10 @@ NAME: Final = "facts"
 LOCK: Final = 0x4D555354
 """The advisory lock of the projector: `MUST`."""
 MOST_IN_A_TRANSACTION: Final = 1000
-SMALL_BATCH: Final = 8
-"""Up to so many events are inserted, more are copied: COPY has more round trips."""
 REPLAY_PAGE: Final = 2000
+SENT_SECONDS: Final = 0.001
+"""A statement is on its way by then: nothing is sent while this process computes."""
+_PLACES: Final = ", ".join(f"${number}" for number in range(1, 8 + len(EVENT_LOG_COLUMNS)))
 
 UNREACHABLE: Final = (
     OSError,
@@ -59,6 +61,13 @@ class Checkpoint:
 
 class LogRegressed(Corrupt):
     """The log is not the one that was projected, or shorter: nothing is written until `muster log restore`."""
+
+
+class BrokenChain(Corrupt):
+    """Somebody has changed the copy of the log."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(f"event {sequence} of event_log is not what was written")
 
 
 class LostTheCheckpoint(Exception):
@@ -127,18 +136,40 @@ class Projector:
             await connection.execute("SELECT pg_advisory_lock($1)", LOCK, timeout=None)
             checkpoint = await self._start(connection)
             self.is_projecting, self.failure = True, None
-            tail = self._log.tail([ALL_FACTS], after=checkpoint.sequence)
-            try:
-                async for events in tail:
-                    for start in range(0, len(events), MOST_IN_A_TRANSACTION):
-                        checkpoint = await self._project(
-                            connection, checkpoint, events[start : start + MOST_IN_A_TRANSACTION]
-                        )
-            finally:
-                await tail.close()
+            await self._follow(connection, checkpoint)
         finally:
             with contextlib.suppress(Exception):
                 connection.terminate()
+
+    async def _follow(self, connection: asyncpg.Connection, checkpoint: Checkpoint) -> None:
+        """Batch after batch; while PostgreSQL commits one, the next one is made."""
+        ready: asyncio.Queue[tuple[Checkpoint, Reading]] = asyncio.Queue(maxsize=1)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(checkpoint, ready))
+                while True:
+                    after, reading = await ready.get()
+                    await self._commit(connection, checkpoint, after, reading)
+                    checkpoint = after
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _read(self, checkpoint: Checkpoint, ready: "asyncio.Queue[tuple[Checkpoint, Reading]]") -> None:
+        """What has arrived as batches, each with the checkpoint that it leads to."""
+        tail = self._log.tail([ALL_FACTS], after=checkpoint.sequence)
+        try:
+            async for arrived in tail:
+                for start in range(0, len(arrived), MOST_IN_A_TRANSACTION):
+                    events = arrived[start : start + MOST_IN_A_TRANSACTION]
+                    if events[0].sequence <= checkpoint.sequence:
+                        raise Corrupt(f"event {events[0].sequence} came again after {checkpoint.sequence}")
+                    reading = Reading(events, self._projection, checkpoint.hash)
+                    checkpoint = replace(
+                        checkpoint, sequence=events[-1].sequence, last_event_id=reading.last_event_id, hash=reading.hash
+                    )
+                    await ready.put((checkpoint, reading))
+        finally:
+            await tail.close()
 
     async def _announce_known(self, connection: asyncpg.Connection) -> None:
         if (checkpoint := await read_checkpoint(connection)) is not None:
@@ -156,6 +187,8 @@ class Projector:
         if checkpoint.projection_version != self._projection.version:
             log.info("projection is now version %d: rebuilding the read models", self._projection.version)
             checkpoint = await rebuild(connection, self._projection)
+        else:
+            await create_functions(connection, checkpoint.read_schema, self._projection.tables)
         self._high_water.rise(checkpoint.generation, checkpoint.sequence)
         return checkpoint
 
@@ -188,63 +221,42 @@ class Projector:
         )
         return replace(checkpoint, generation=state.generation, stream_created=state.created)
 
-    async def _project(
-        self, connection: asyncpg.Connection, checkpoint: Checkpoint, events: Sequence[Stored]
-    ) -> Checkpoint:
-        if events[0].sequence <= checkpoint.sequence:
-            raise Corrupt(f"event {events[0].sequence} came again after {checkpoint.sequence}")
-        reading = Reading(events, self._projection, checkpoint.hash)
-        after = replace(
-            checkpoint, sequence=events[-1].sequence, last_event_id=reading.last_event_id, hash=reading.hash
-        )
-        async with connection.transaction():
-            await _move(connection, checkpoint, after)
-            await _copy_events(connection, reading)
-            for statement, rows in reading.batch.statements(checkpoint.read_schema):
-                await connection.execute(statement, rows)
-        self._high_water.rise(after.generation, after.sequence)
+    async def _commit(
+        self, connection: asyncpg.Connection, before: Checkpoint, after: Checkpoint, reading: Reading
+    ) -> None:
+        """One statement, one transaction. Raises LostTheCheckpoint."""
+        try:
+            await connection.execute(
+                f'SELECT "{before.read_schema}".project({_PLACES})',
+                NAME,
+                before.sequence,
+                before.generation,
+                after.sequence,
+                after.last_event_id,
+                after.hash,
+                reading.batch.to_json(),
+                *zip(*reading.records, strict=True),
+            )
+        except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError) as error:
+            raise LostTheCheckpoint from error
+        except asyncpg.PostgresError as error:
+            if getattr(error, "sqlstate", None) == CHECKPOINT_MOVED:  # asyncpg's classes don't declare it
+                raise LostTheCheckpoint from error
+            raise
+        mark = Mark(after.generation, after.sequence)
+        self._high_water.rise(mark.generation, mark.sequence)
         if self.on_commit is not None:
             try:
-                await self.on_commit(Mark(after.generation, after.sequence))
+                await self.on_commit(mark)
             except Unavailable as error:
                 log.debug("could not announce the mark: %s", error)
-        return after
-
-
-async def _move(connection: asyncpg.Connection, before: Checkpoint, after: Checkpoint) -> None:
-    done = await connection.execute(
-        f"UPDATE {SCHEMA}.checkpoint SET seq = $1, last_event_id = $2, hash = $3"
-        " WHERE name = $4 AND seq = $5 AND read_schema = $6 AND generation = $7",
-        after.sequence,
-        after.last_event_id,
-        after.hash,
-        NAME,
-        before.sequence,
-        before.read_schema,
-        before.generation,
-    )
-    if done != "UPDATE 1":
-        raise LostTheCheckpoint
-
-
-async def _copy_events(connection: asyncpg.Connection, reading: Reading) -> None:
-    if len(reading.records) <= SMALL_BATCH:
-        places = ", ".join(f"${n}" for n in range(1, len(EVENT_LOG_COLUMNS) + 1))
-        await connection.executemany(
-            f"INSERT INTO {SCHEMA}.event_log ({', '.join(EVENT_LOG_COLUMNS)}) VALUES ({places})",
-            reading.records,
-        )
-    else:
-        await connection.copy_records_to_table(
-            "event_log", schema_name=SCHEMA, columns=EVENT_LOG_COLUMNS, records=reading.records
-        )
 
 
 async def rebuild(connection: asyncpg.Connection, projection: Projection, *, page: int = REPLAY_PAGE) -> Checkpoint:
     """New read models from event 1, beside the live ones, and then in their place; readers see one or the other.
 
     The events come from `event_log`, which has every one up to the checkpoint. While this runs the projector goes on;
-    only the last page and the switch hold its checkpoint.
+    only the last page and the switch hold its checkpoint. Raises BrokenChain.
     """
     live = await read_checkpoint(connection)
     if live is None:
@@ -252,18 +264,11 @@ async def rebuild(connection: asyncpg.Connection, projection: Projection, *, pag
     number = int(live.read_schema.removeprefix("read_")) + 1
     schema = f"read_{number}"
     await create_read_schema(connection, schema, projection.tables)
-    done = 0
-    while True:
-        events = await _logged(connection, done, page)
-        if len(events) < page:
-            break
-        await _replay(connection, events, projection, schema)
-        done = events[-1].sequence
+    replay = _Replay(connection, projection, schema, page)
+    await replay.run(to_the_end=False)
     async with connection.transaction():
         await connection.execute(f"SELECT 1 FROM {SCHEMA}.checkpoint WHERE name = $1 FOR UPDATE", NAME)
-        while events := await _logged(connection, done, page):
-            await _replay(connection, events, projection, schema)
-            done = events[-1].sequence
+        await replay.run(to_the_end=True)
         await point_views_at(connection, schema, projection.tables)
         await connection.execute(
             f"UPDATE {SCHEMA}.checkpoint SET read_schema = $2, projection_version = $3 WHERE name = $1",
@@ -278,22 +283,51 @@ async def rebuild(connection: asyncpg.Connection, projection: Projection, *, pag
     return rebuilt
 
 
-async def _logged(connection: asyncpg.Connection, after: int, limit: int) -> list[Stored]:
-    rows = await connection.fetch(
-        f"SELECT seq, subject, body FROM {SCHEMA}.event_log WHERE seq > $1 ORDER BY seq LIMIT $2",
-        after,
-        limit,
-    )
-    return [Stored(row["seq"], row["subject"], row["body"]) for row in rows]
+class _Replay:
+    """`event_log` through a projection into a read schema, its hash chain walked on the way."""
 
+    def __init__(self, connection: asyncpg.Connection, projection: Projection, schema: str, page: int) -> None:
+        self._connection = connection
+        self._projection = projection
+        self._schema = schema
+        self._page = page
+        self._done = 0
+        self._hash = GENESIS
 
-async def _replay(
-    connection: asyncpg.Connection, events: Sequence[Stored], projection: Projection, schema: str
-) -> None:
-    reading = Reading(events, projection, GENESIS)
-    async with connection.transaction():
-        for statement, rows in reading.batch.statements(schema):
-            await connection.execute(statement, rows)
+    async def run(self, *, to_the_end: bool) -> None:
+        """Full pages only, or all there is. While PostgreSQL applies one, the next is read. Raises Corrupt."""
+        reading = self._take(await self._fetch(), to_the_end=to_the_end)
+        while reading is not None:
+            rows = await self._fetch()
+            applying = asyncio.create_task(self._apply(reading))
+            try:
+                await asyncio.sleep(SENT_SECONDS)
+                reading = self._take(rows, to_the_end=to_the_end)
+            except BaseException:
+                applying.cancel()
+                raise
+            await applying
+
+    async def _fetch(self) -> list[asyncpg.Record]:
+        return await self._connection.fetch(
+            f"SELECT seq, subject, body, hash FROM {SCHEMA}.event_log WHERE seq > $1 ORDER BY seq LIMIT $2",
+            self._done,
+            self._page,
+        )
+
+    def _take(self, rows: Sequence[asyncpg.Record], *, to_the_end: bool) -> Reading | None:
+        if not rows or (len(rows) < self._page and not to_the_end):
+            return None
+        events = [Stored(row["seq"], row["subject"], row["body"]) for row in rows]
+        reading = Reading(events, self._projection, self._hash)
+        for row, record in zip(rows, reading.records, strict=True):
+            if row["hash"] != record[-1]:
+                raise BrokenChain(row["seq"])
+        self._done, self._hash = events[-1].sequence, reading.hash
+        return reading
+
+    async def _apply(self, reading: Reading) -> None:
+        await self._connection.execute(f'SELECT "{self._schema}".apply($1)', reading.batch.to_json())
 
 
 async def verify_chain(connection: asyncpg.Connection) -> int:
@@ -309,7 +343,7 @@ async def verify_chain(connection: asyncpg.Connection) -> int:
         for row in rows:
             before = chain(before, Stored(row["seq"], row["subject"], row["body"]))
             if before != row["hash"]:
-                raise Corrupt(f"event {row['seq']} of event_log is not what was written")
+                raise BrokenChain(row["seq"])
         done, count = rows[-1]["seq"], count + len(rows)
 
 

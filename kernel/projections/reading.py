@@ -17,11 +17,6 @@ from schemas.subjects import FactSubject, parse_fact_subject
 GENESIS: Final = bytes(32)
 """The hash before the first event."""
 
-EVENT_LOG_COLUMNS: Final = (
-    "seq", "id", "type", "owner", "kind", "resource_id", "worker_id", "at", "correlation_id", "causation_id", "command_id",
-    "actor", "problem", "subject", "body", "hash",
-)  # fmt: skip
-
 
 def chain(before: bytes, event: Stored) -> bytes:
     return hashlib.sha256(
@@ -35,6 +30,7 @@ class Reading:
     def __init__(self, events: Sequence[Stored], projection: Projection, before: bytes) -> None:
         self.batch = Batch(projection.tables)
         self.records: list[tuple[object, ...]] = []
+        """In the order of `event_log`'s columns."""
         self.hash = before
         self.last_event_id: str | None = None
         for event in events:

@@ -3,17 +3,18 @@
 Readers use the views in schema `muster`, which point at the live one; a switch is one transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import asyncpg
 from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from kernel.projections.functions import create_functions
 from kernel.projections.tables import SCHEMA
 
 
-async def create_read_schema(connection: asyncpg.Connection, schema: str, tables: Iterable[Table]) -> None:
+async def create_read_schema(connection: asyncpg.Connection, schema: str, tables: Sequence[Table]) -> None:
     await connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE; CREATE SCHEMA "{schema}"')
     into = MetaData(schema=schema)
     for table in tables:
@@ -24,6 +25,7 @@ async def create_read_schema(connection: asyncpg.Connection, schema: str, tables
         ]
         for statement in statements:
             await connection.execute(str(statement.compile(dialect=postgresql.dialect())))
+    await create_functions(connection, schema, tables)
 
 
 async def point_views_at(connection: asyncpg.Connection, schema: str, tables: Iterable[Table]) -> None:

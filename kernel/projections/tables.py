@@ -35,6 +35,8 @@ event_log: Final = Table(
     comment="Every fact with its sequence; hash = sha256(hash of the one before, sequence, subject, body).",
 )
 
+EVENT_LOG_COLUMNS: Final = tuple(column.name for column in event_log.columns)
+
 checkpoint: Final = Table(
     "checkpoint",
     metadata,

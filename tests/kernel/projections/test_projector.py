@@ -25,8 +25,8 @@ from kernel.projections import projector as projector_module
 from kernel.projections.changes import Change, Drop, Happened, Patch, Put
 from kernel.projections.marks import Mark
 from kernel.projections.projector import Checkpoint, Connect, LogRegressed, read_checkpoint, rebuild, verify_chain
-from kernel.projections.reading import EVENT_LOG_COLUMNS
 from kernel.projections.schemas import canonical_rows
+from kernel.projections.tables import EVENT_LOG_COLUMNS
 from schemas.facts import ModelCreated, ModelDeleted, ModelScaled
 from schemas.subjects import parse_fact_subject
 from services.up.embedded_postgres import EmbeddedPostgres
@@ -208,6 +208,9 @@ async def test_two_projectors_that_both_believe_to_hold_the_lock_change_nothing_
 
     drafts = a_history(150)
     async with Projecting(log, without_lock) as one, Projecting(log, without_lock) as two:
+        async with asyncio.timeout(30):
+            while not (one.projector.is_projecting and two.projector.is_projecting):  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
         for start in range(0, len(drafts), 5):
             await log.append(drafts[start : start + 5])
         await one.until(len(drafts))
