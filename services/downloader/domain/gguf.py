@@ -8,6 +8,7 @@ A number in the file is a claim. Nothing is allocated, repeated or skipped on th
 """
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -230,24 +231,63 @@ def check_shard(header: GgufHeader, number: int, count: int) -> None:
         raise InvalidGguf("it names no architecture")
 
 
-class _Cursor:
-    """Reads forward, never beyond `MAX_HEADER_BYTES` and never more than `MAX_ELEMENTS`."""
+_BLOCK_BYTES: Final = 2**18
+_LENGTH: Final = struct.Struct("<Q").unpack_from
 
-    __slots__ = ("_elements_left", "_file", "position")
+
+class _Cursor:
+    """Reads forward, never beyond `MAX_HEADER_BYTES` and never more than `MAX_ELEMENTS`.
+
+    A header holds some hundred thousand strings: the file is read in blocks, and what is skipped is not copied.
+    """
+
+    __slots__ = ("_at", "_block", "_elements_left", "_file", "_position")
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._elements_left = MAX_ELEMENTS
-        self.position = 0
+        self._block = b""
+        self._at = 0
+        self._position = 0
+        """Where the block begins."""
+
+    @property
+    def position(self) -> int:
+        return self._position + self._at
 
     def take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._block):
+            self._fill(size)
+            end = size
+        taken = self._block[self._at : end]
+        self._at = end
+        return taken
+
+    def skip_strings(self, count: int) -> None:
+        """Each is its length in eight bytes, and so many bytes."""
+        block, at = self._block, self._at
+        for _ in range(count):
+            end = at + 8
+            if end <= len(block):
+                end += _LENGTH(block, at)[0]
+            if end > len(block):
+                self._at = at
+                self.take(self.unsigned(8))
+                block, end = self._block, self._at
+            at = end
+        self._at = at
+
+    def _fill(self, size: int) -> None:
+        """Make a block of what is left, `size` bytes at least."""
         if size > MAX_HEADER_BYTES - self.position:
             raise InvalidGguf(f"its header claims to be larger than {MAX_HEADER_BYTES} bytes")
-        taken = self._file.read(size)
-        if len(taken) < size:
-            raise InvalidGguf(f"it ends inside its header, after {self.position + len(taken)} bytes")
-        self.position += size
-        return taken
+        left = self._block[self._at :]
+        self._position += self._at
+        most = MAX_HEADER_BYTES - self._position - len(left)
+        self._block, self._at = left + self._file.read(min(max(size - len(left), _BLOCK_BYTES), most)), 0
+        if len(self._block) < size:
+            raise InvalidGguf(f"it ends inside its header, after {self._position + len(self._block)} bytes")
 
     def unsigned(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
@@ -294,11 +334,11 @@ def _read_value(cursor: _Cursor, value_type: int, depth: int) -> _Value:
 def _read_array(cursor: _Cursor, element_type: int, length: int, depth: int) -> tuple[int, ...] | None:
     if element_type not in _FIXED:
         cursor.spend(length)
+        if element_type == _STRING:
+            cursor.skip_strings(length)
+            return None
         for _ in range(length):
-            if element_type == _STRING:
-                cursor.take(cursor.unsigned(8))
-            else:
-                _read_value(cursor, element_type, depth - 1)
+            _read_value(cursor, element_type, depth - 1)
         return None
     size = _FIXED[element_type]
     elements = cursor.take(length * size)
