@@ -22,8 +22,6 @@ from schemas.facts import (
     ModelDeleted,
     ModelScaled,
     ModelUpdated,
-    NameFreed,
-    NameTaken,
     SchedulerElected,
     WorkerCordoned,
     WorkerLabelled,
@@ -132,11 +130,12 @@ class _Cell:
             categories=("llm",),
             placement_strategy=self._random.choice(("spread", "binpack")),
         )
-        self._wish(NameTaken(of="model", name=name, bearer=model_id))
         self._wish(ModelCreated(model_id=model_id, spec=spec))
 
     def _model_scaled(self) -> None:
-        self._wish(ModelScaled(model_id=self._any_model(), replicas=self._random.randint(0, 3)))
+        model_id = self._any_model()
+        name = self._fleet.wishes[model_id].spec.name
+        self._wish(ModelScaled(model_id=model_id, name=name, replicas=self._random.randint(0, 3)))
 
     def _model_updated(self) -> None:
         model_id = self._any_model()
@@ -145,8 +144,7 @@ class _Cell:
 
     def _model_deleted(self) -> None:
         model_id = self._any_model()
-        self._wish(NameFreed(of="model", name=self._fleet.wishes[model_id].spec.name))
-        self._wish(ModelDeleted(model_id=model_id))
+        self._wish(ModelDeleted(model_id=model_id, name=self._fleet.wishes[model_id].spec.name))
 
     def _instance_replaced(self) -> None:
         if (found := self._any_running()) is not None:

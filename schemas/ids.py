@@ -44,7 +44,7 @@ class FileId(Identifier):
 
 
 NOBODY: Final = "-"
-"""Stands in a subject where no worker is concerned."""
+"""Stands in a subject that concerns neither a worker nor a name."""
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

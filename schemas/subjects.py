@@ -1,14 +1,18 @@
 """Every subject on the bus, made and read in this one place (DESIGN: the log).
 
-muster.facts.<owner>.<kind>.<worker>.<id>.<Type>     stream FACTS, kept for ever
+muster.facts.<owner>.<kind>.<concern>.<id>.<Type>    stream FACTS, kept for ever
 muster.assigned.<worker>                             stream ASSIGNED, the newest document
 muster.reports.<worker>.<kind>.<id>.<Type>           stream REPORTS, kept for days
 muster.beat.<worker>.<agent|downloader>              core NATS, not stored
 muster.ask.<worker>.<verb>                           core NATS, request and reply
 muster.projected                                     core NATS: the projector's high-water mark
 muster.trail.<worker>.<instance>                     core NATS: log lines of an engine
+
+`<concern>` is the worker that a fact concerns; in the api's facts about what bears a name it is the name, `~<digest>`, so
+that one guard makes names unique; `-` when there is neither.
 """
 
+import hashlib
 from typing import Final, NamedTuple
 
 from schemas.ids import NOBODY
@@ -25,18 +29,26 @@ ALL_ASKS: Final = "muster.ask.*.*"
 PROJECTED: Final = "muster.projected"
 
 FACTS_OF_THE_API: Final = "muster.facts.api.>"
+NAME_MARK: Final = "~"
+"""Tells the token of a name from that of a worker."""
+
 ELECTION: Final = "muster.facts.scheduler.scheduler.-.core.SchedulerElected"
 
 
 class FactSubject(NamedTuple):
     owner: str
     kind: str
-    worker: str
+    concern: str
     id: str
     type: str
 
     def __str__(self) -> str:
-        return f"muster.facts.{self.owner}.{self.kind}.{self.worker}.{self.id}.{self.type}"
+        return f"muster.facts.{self.owner}.{self.kind}.{self.concern}.{self.id}.{self.type}"
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that the fact concerns."""
+        return None if self.concern == NOBODY or self.concern.startswith(NAME_MARK) else self.concern
 
 
 def parse_fact_subject(subject: str) -> FactSubject:
@@ -47,9 +59,19 @@ def parse_fact_subject(subject: str) -> FactSubject:
     return FactSubject(*parts[2:])
 
 
-def api_part_of(kind: str, resource_id: str, worker: str = NOBODY) -> str:
+def name_token(name: str) -> str:
+    """A subject token for any name: names that differ in case only are one name."""
+    return NAME_MARK + hashlib.sha256(name.casefold().encode()).hexdigest()[:32]
+
+
+def api_part_of(kind: str, resource_id: str, concern: str = NOBODY) -> str:
     """All facts of the api about one resource: what a user's write is guarded by."""
-    return f"muster.facts.api.{kind}.{worker}.{resource_id}.>"
+    return f"muster.facts.api.{kind}.{concern}.{resource_id}.>"
+
+
+def api_facts_about(kind: str, resource_id: str) -> str:
+    """All facts of the api about one resource under whatever name: to read, since a guard so wide is slow."""
+    return api_part_of(kind, resource_id, "*")
 
 
 def facts_about(kind: str, resource_id: str) -> str:
@@ -57,9 +79,9 @@ def facts_about(kind: str, resource_id: str) -> str:
     return f"muster.facts.*.{kind}.*.{resource_id}.>"
 
 
-def name_taken(kind: str, name_hash: str) -> str:
-    """All facts about one name: a name is an aggregate of its own."""
-    return f"muster.facts.api.name.-.{kind}~{name_hash}.>"
+def facts_under(kind: str, name: str) -> str:
+    """All facts of the api about whatever has borne this name: whoever appends with its last sequence has the name."""
+    return f"muster.facts.api.{kind}.{name_token(name)}.>"
 
 
 def assigned(worker_id: str) -> str:

@@ -83,9 +83,9 @@ def _event(of: type[Fact] | type[Report]) -> type[Envelope]:
 def _fact_subject(fact: type[Fact]) -> str:
     """With parameters in place of what differs from one event to the next."""
     shown = parse_fact_subject(example(fact).subject)
-    worker = NOBODY if shown.worker == NOBODY else "{worker}"
+    concern = "{worker}" if shown.worker else NOBODY if shown.concern == NOBODY else "{name}"
     resource_id = shown.id if fact.kind == "scheduler" else "{id}"
-    return str(FactSubject(shown.owner, shown.kind, worker, resource_id, shown.type))
+    return str(FactSubject(shown.owner, shown.kind, concern, resource_id, shown.type))
 
 
 def _tidy(document: dict[str, Any]) -> dict[str, Any]:

@@ -252,7 +252,7 @@ STEPS: Final[tuple[Step, ...]] = (
     joins(ALPHA), joins(BETA), inspected(usable=True), inspected(usable=False),
     *(engine(phase) for phase in PHASES), file("ready"), file("failed"),
     loses_engines, leaves, falls_silent, deadline_passes,
-    wishes(ModelScaled(model_id=MODEL, replicas=0)), deletes_instances, removes_the_worker,
+    wishes(ModelScaled(model_id=MODEL, name="m", replicas=0)), deletes_instances, removes_the_worker,
 )  # fmt: skip
 
 

@@ -68,6 +68,10 @@ class JetStreamTail:
             else:
                 await self._ask()
 
+    @property
+    def has_more(self) -> bool:
+        return any(map(_is_event, self._arrived))
+
     async def close(self) -> None:
         self._closed = True
         self._wake.set()
@@ -79,7 +83,7 @@ class JetStreamTail:
         batch: list[Stored] = []
         while self._arrived and len(batch) < MOST_IN_A_BATCH and self._broken is None:
             message = self._arrived.popleft()
-            if not message.reply.startswith("$JS.ACK."):
+            if not _is_event(message):
                 self._note_status(message)
                 continue
             stream_sequence, consumer_sequence = _sequences(message.reply)
@@ -173,6 +177,11 @@ class JetStreamTail:
                     await self._bus.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
             except Exception as error:  # noqa: BLE001 - the server forgets idle consumers by itself
                 log.debug("left a consumer behind: %s", error)
+
+
+def _is_event(message: Msg) -> bool:
+    """Not a status of the server."""
+    return message.reply.startswith("$JS.ACK.")
 
 
 def _sequences(reply: str) -> tuple[int, int]:

@@ -63,11 +63,14 @@ class MemoryLog:
                 return event.sequence
         return 0
 
-    async def events_after(self, sequence: int) -> list[Stored]:
-        """Wait until there are events after this sequence."""
+    def matching_after(self, sequence: int, filters: tuple[str, ...]) -> list[Stored]:
+        return [event for event in self._events[sequence:] if any(subject_matches(event.subject, f) for f in filters)]
+
+    async def until_matching_after(self, sequence: int, filters: tuple[str, ...]) -> list[Stored]:
+        """Wait until there are events after this sequence that match."""
         async with self._grown:
-            await self._grown.wait_for(lambda: len(self._events) > sequence)
-        return self._events[sequence:]
+            await self._grown.wait_for(lambda: self.matching_after(sequence, filters))
+        return self.matching_after(sequence, filters)
 
 
 class MemoryTail:
@@ -76,13 +79,15 @@ class MemoryTail:
         self._filters = filters
         self._after = after
 
+    @property
+    def has_more(self) -> bool:
+        return bool(self._log.matching_after(self._after, self._filters))
+
     async def __aiter__(self) -> AsyncIterator[Sequence[Stored]]:
         while True:
-            events = await self._log.events_after(self._after)
+            events = await self._log.until_matching_after(self._after, self._filters)
             self._after = events[-1].sequence
-            matching = [event for event in events if any(subject_matches(event.subject, f) for f in self._filters)]
-            if matching:
-                yield matching
+            yield events
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -1,35 +1,29 @@
-"""A name is an aggregate: whoever appends to it with its last sequence has it (DESIGN: the log)."""
+"""A name is an aggregate: whoever appends under it with its last sequence has it (DESIGN: the log)."""
 
 from dataclasses import dataclass
 
-from kernel.log.port import EventLog, Guard
-from schemas.facts import NameFreed, NameTaken, read
-from schemas.facts.names import name_hash
-from schemas.subjects import name_taken
+from kernel.log.port import EventLog, Guard, Stored
+from schemas.facts import BY_TYPE
+from schemas.subjects import facts_under, parse_fact_subject
 
 
 @dataclass(frozen=True, slots=True)
 class NameState:
     guard: Guard
+    """What a taker, or who moves here, must append with."""
     bearer: str | None
     """The resource that has the name; None when it is free."""
-    command_id: str | None
-    """The command that took it."""
+    last: Stored | None
+    """The last fact under the name, also when it is free again."""
 
 
-async def look_up_name(log: EventLog, of: str, name: str) -> NameState:
-    """Who has this name now, and the guard that a taker or freer must append with."""
-    subject = name_taken(of, name_hash(name))
+async def look_up_name(log: EventLog, kind: str, name: str) -> NameState:
+    """Who of this kind has this name now."""
+    subject = facts_under(kind, name)
     last = await log.last(subject)
     if last is None:
         return NameState(Guard(subject, 0), None, None)
-    envelope = last.envelope
-    fact = read(envelope)
-    guard = Guard(subject, last.sequence)
-    match fact:
-        case NameTaken(bearer=bearer):
-            return NameState(guard, bearer, envelope.commandid)
-        case NameFreed():
-            return NameState(guard, None, None)
-        case _:
-            raise AssertionError(f"{fact.type} on the subject of a name")
+    where = parse_fact_subject(last.subject)
+    known = BY_TYPE.get(where.type)
+    is_free = known is not None and known.frees_name
+    return NameState(Guard(subject, last.sequence), None if is_free else where.id, last)

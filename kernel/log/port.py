@@ -80,6 +80,11 @@ class Position:
 class Tail(Protocol):
     """A reader that follows the log. Batches are whatever is there, in order, without gap or repetition."""
 
+    @property
+    def has_more(self) -> bool:
+        """The next batch has arrived already."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[Sequence[Stored]]: ...
     async def close(self) -> None: ...
 

@@ -13,8 +13,10 @@ from kernel.log.port import Position
 from schemas.subjects import PROJECTED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Mark:
+    """How far the log is projected; one of a later generation is further, whatever its sequence."""
+
     generation: int
     sequence: int
 
@@ -37,9 +39,10 @@ class HighWater:
         return Position(self._mark.generation, self._mark.sequence)
 
     def rise(self, generation: int, sequence: int) -> None:
-        if (generation, sequence) <= (self._mark.generation, self._mark.sequence):
+        mark = Mark(generation, sequence)
+        if mark <= self._mark:
             return
-        self._mark = Mark(generation, sequence)
+        self._mark = mark
         while self._waiting and self._waiting[0][0] <= sequence:
             _, _, future = heapq.heappop(self._waiting)
             if not future.done():

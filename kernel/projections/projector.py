@@ -32,6 +32,8 @@ NAME: Final = "facts"
 LOCK: Final = 0x4D555354
 """The advisory lock of the projector: `MUST`."""
 MOST_IN_A_TRANSACTION: Final = 1000
+BACKLOG: Final = 200
+"""So many events at once are a backlog."""
 REPLAY_PAGE: Final = 2000
 SENT_SECONDS: Final = 0.001
 """A statement is on its way by then: nothing is sent while this process computes."""
@@ -111,6 +113,7 @@ class Projector:
         self._connect = connect
         self._high_water = high_water
         self.on_commit: Callable[[Mark], Awaitable[None]] | None = None
+        """Told where this projector starts, and every mark that it reaches."""
         self.is_projecting = False
         self.failure: str | None = None
         """Why projecting is at rest, for /readyz; None while it works or stands by."""
@@ -142,21 +145,9 @@ class Projector:
                 connection.terminate()
 
     async def _follow(self, connection: asyncpg.Connection, checkpoint: Checkpoint) -> None:
-        """Batch after batch; while PostgreSQL commits one, the next one is made."""
-        ready: asyncio.Queue[tuple[Checkpoint, Reading]] = asyncio.Queue(maxsize=1)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(checkpoint, ready))
-                while True:
-                    after, reading = await ready.get()
-                    await self._commit(connection, checkpoint, after, reading)
-                    checkpoint = after
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from group
-
-    async def _read(self, checkpoint: Checkpoint, ready: "asyncio.Queue[tuple[Checkpoint, Reading]]") -> None:
-        """What has arrived as batches, each with the checkpoint that it leads to."""
+        """Batch after batch, each of all that has arrived; in a backlog the next one is made while PostgreSQL commits."""
         tail = self._log.tail([ALL_FACTS], after=checkpoint.sequence)
+        committing: asyncio.Task[None] | None = None
         try:
             async for arrived in tail:
                 for start in range(0, len(arrived), MOST_IN_A_TRANSACTION):
@@ -164,11 +155,21 @@ class Projector:
                     if events[0].sequence <= checkpoint.sequence:
                         raise Corrupt(f"event {events[0].sequence} came again after {checkpoint.sequence}")
                     reading = Reading(events, self._projection, checkpoint.hash)
-                    checkpoint = replace(
+                    after = replace(
                         checkpoint, sequence=events[-1].sequence, last_event_id=reading.last_event_id, hash=reading.hash
                     )
-                    await ready.put((checkpoint, reading))
+                    if committing is not None:
+                        await committing
+                    committing = asyncio.create_task(self._commit(connection, checkpoint, after, reading))
+                    checkpoint = after
+                    if len(events) >= BACKLOG and tail.has_more:
+                        await asyncio.sleep(SENT_SECONDS)
+                    else:
+                        await committing
+                        committing = None
         finally:
+            if committing is not None:
+                committing.cancel()
             await tail.close()
 
     async def _announce_known(self, connection: asyncpg.Connection) -> None:
@@ -189,7 +190,7 @@ class Projector:
             checkpoint = await rebuild(connection, self._projection)
         else:
             await create_functions(connection, checkpoint.read_schema, self._projection.tables)
-        self._high_water.rise(checkpoint.generation, checkpoint.sequence)
+        await self._reached(checkpoint)  # others may know the former generation only
         return checkpoint
 
     async def _first_checkpoint(self, connection: asyncpg.Connection, state: LogState) -> Checkpoint:
@@ -243,11 +244,13 @@ class Projector:
             if getattr(error, "sqlstate", None) == CHECKPOINT_MOVED:  # asyncpg's classes don't declare it
                 raise LostTheCheckpoint from error
             raise
-        mark = Mark(after.generation, after.sequence)
-        self._high_water.rise(mark.generation, mark.sequence)
+        await self._reached(after)
+
+    async def _reached(self, checkpoint: Checkpoint) -> None:
+        self._high_water.rise(checkpoint.generation, checkpoint.sequence)
         if self.on_commit is not None:
             try:
-                await self.on_commit(mark)
+                await self.on_commit(Mark(checkpoint.generation, checkpoint.sequence))
             except Unavailable as error:
                 log.debug("could not announce the mark: %s", error)
 

@@ -63,7 +63,7 @@ class Reading:
             where.owner,
             where.kind,
             where.id,
-            None if where.worker == NOBODY else where.worker,
+            where.worker,
             envelope.time if envelope else None,
             envelope.correlationid if envelope else None,
             envelope.causationid if envelope else None,

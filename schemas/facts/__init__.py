@@ -29,10 +29,10 @@ from schemas.facts.model import (
     ModelInspected,
     ModelPending,
     ModelReady,
+    ModelRenamed,
     ModelScaled,
     ModelUpdated,
 )
-from schemas.facts.names import NameFreed, NameTaken
 from schemas.facts.scheduler import SchedulerElected
 from schemas.facts.worker import (
     WorkerAddressChanged,
@@ -52,12 +52,12 @@ from schemas.upcasts import upcast
 FACTS: Final[tuple[type[Fact], ...]] = (
     WorkerRegistered, WorkerInventoryChanged, WorkerRenamed, WorkerAddressChanged, WorkerReady, WorkerUnreachable,
     WorkerRemoved, WorkerLabelled, WorkerCordoned, WorkerUncordoned, WorkerRemovalRequested,
-    ModelCreated, ModelUpdated, ModelScaled, ModelDeleted, ModelInspected, ModelPending, ModelReady, ModelDegraded,
+    ModelCreated, ModelUpdated, ModelRenamed, ModelScaled, ModelDeleted, ModelInspected, ModelPending, ModelReady, ModelDegraded,
     InstanceCreated, InstancePending, InstanceScheduled, InstanceDownloading, InstanceStarting, InstanceRunning,
     InstanceFailed, InstanceRestartPlanned, InstanceUnreachable, InstanceReachable, InstanceStopping,
     InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,
     ModelFileWanted, ModelFileReady, ModelFileFailed, ModelFileForgotten,
-    SchedulerElected, NameTaken, NameFreed,
+    SchedulerElected,
 )  # fmt: skip
 BY_TYPE: Final[dict[str, type[Fact]]] = {fact.type: fact for fact in FACTS}
 

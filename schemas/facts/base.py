@@ -14,6 +14,8 @@ class Fact(Value):
     kind: ClassVar[str]
     owner: ClassVar[Owner]
     version: ClassVar[int] = 1
+    frees_name: ClassVar[bool] = False
+    """The name that this is stated under may be taken again."""
 
     @property
     def resource_id(self) -> str:
@@ -26,8 +28,13 @@ class Fact(Value):
         return NOBODY
 
     @property
+    def concern(self) -> str:
+        """What the subject names beside the resource."""
+        return self.worker
+
+    @property
     def subject(self) -> str:
-        return str(FactSubject(self.owner, self.kind, self.worker, self.resource_id, self.type))
+        return str(FactSubject(self.owner, self.kind, self.concern, self.resource_id, self.type))
 
     def to_data(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -95,7 +95,9 @@ class InstanceFailed(InstanceOnWorkerFact):
     engine_gone: bool = True
     """False while the engine has not been seen gone: its memory stays claimed."""
     restarts: int = 0
-    """Crashes in a row, this one included; 0 when the engine is not to blame."""
+    """Crashes in a row, this one included if the engine is to blame."""
+    final: bool = False
+    """No restart follows by itself: somebody must act."""
 
 
 class InstanceRestartPlanned(InstanceFact):

@@ -1,4 +1,7 @@
-"""The life of a model. The api says what users want; the scheduler says how it goes."""
+"""The life of a model. The api says what users want; the scheduler says how it goes.
+
+The api's facts are stated under the model's name (`schemas/subjects.py`): taking a name is stating a fact there.
+"""
 
 from typing import Annotated, ClassVar
 
@@ -8,6 +11,7 @@ from schemas.facts.base import Fact, Owner
 from schemas.ids import ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
 from schemas.reasons import Reason
+from schemas.subjects import name_token
 
 
 class ModelFact(Fact):
@@ -20,35 +24,69 @@ class ModelFact(Fact):
         return self.model_id
 
 
-class ModelCreated(ModelFact):
+class ModelWish(ModelFact):
+    """What a user wants of a model."""
+
+    owner: ClassVar[Owner] = "api"
+
+    @property
+    def concern(self) -> str:
+        return name_token(self.known_as)
+
+    @property
+    def known_as(self) -> str:
+        """The model's name, which the fact is stated under."""
+        raise NotImplementedError  # pragma: no cover - each fact has its own
+
+
+class SpecifiedModelWish(ModelWish):
+    spec: ModelSpec
+
+    @property
+    def known_as(self) -> str:
+        return self.spec.name
+
+
+class NamedModelWish(ModelWish):
+    name: str
+
+    @property
+    def known_as(self) -> str:
+        return self.name
+
+
+class ModelCreated(SpecifiedModelWish):
     """A user wants a model to run."""
 
     type: ClassVar[str] = "ModelCreated"
-    owner: ClassVar[Owner] = "api"
-    spec: ModelSpec
 
 
-class ModelUpdated(ModelFact):
+class ModelUpdated(SpecifiedModelWish):
     """A user changed what is wanted of a model; the whole new wish."""
 
     type: ClassVar[str] = "ModelUpdated"
-    owner: ClassVar[Owner] = "api"
-    spec: ModelSpec
 
 
-class ModelScaled(ModelFact):
+class ModelRenamed(NamedModelWish):
+    """The model gives up this name for another one; the whole new wish follows in `ModelUpdated`."""
+
+    type: ClassVar[str] = "ModelRenamed"
+    frees_name: ClassVar[bool] = True
+    to: str
+
+
+class ModelScaled(NamedModelWish):
     """A user wants another number of instances of a model."""
 
     type: ClassVar[str] = "ModelScaled"
-    owner: ClassVar[Owner] = "api"
     replicas: Annotated[int, Field(ge=0)]
 
 
-class ModelDeleted(ModelFact):
+class ModelDeleted(NamedModelWish):
     """A user wants the model no more; its files stay."""
 
     type: ClassVar[str] = "ModelDeleted"
-    owner: ClassVar[Owner] = "api"
+    frees_name: ClassVar[bool] = True
 
 
 class ModelInspected(ModelFact):

@@ -20,7 +20,7 @@ from kernel.errors import Corrupt, Unavailable
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.streams import verify
 from kernel.process import retry_until_connected
-from kernel.projections.marks import HighWater, announce, follow
+from kernel.projections.marks import HighWater, Mark, announce, follow
 from kernel.projections.projector import Projector
 from kernel.projections.tables import SCHEMA
 from schemas.facts import UnknownType, read
@@ -67,10 +67,11 @@ class ApiProcess:
                 event_log, FleetProjection(), raw_connect(self._settings.database_url), self.high_water
             )
             projector.on_commit = lambda mark: announce(bus, mark)
-            feed = Feed(event_log, engine, self.high_water)
+            reading = engine.execution_options(isolation_level="AUTOCOMMIT")  # one round trip a question, not three
+            feed = Feed(event_log, reading, self.high_water)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(projector.run())
-                await self._serve(tasks, bus, engine, event_log, feed)
+                await self._serve(tasks, bus, engine, reading, event_log, feed)
         except* Corrupt as group:
             raise Corrupt(str(group.exceptions[0])) from group
         finally:
@@ -79,14 +80,20 @@ class ApiProcess:
                 await engine.dispose()
 
     async def _serve(
-        self, tasks: asyncio.TaskGroup, bus: Bus, engine: AsyncEngine, event_log: JetStreamLog, feed: Feed
+        self,
+        tasks: asyncio.TaskGroup,
+        bus: Bus,
+        engine: AsyncEngine,
+        reading: AsyncEngine,
+        event_log: JetStreamLog,
+        feed: Feed,
     ) -> None:
         await self._wait_for_first_mark(event_log)
         start = await self._load_routes(engine)
         tasks.create_task(feed.run(start))
         tasks.create_task(self._fold_routes(feed, start))
-        reader = Reader(engine, self.high_water)
-        writer = Writer(event_log, engine, self._clock, self.high_water, feed, self._settings)
+        reader = Reader(reading, self.high_water)
+        writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
         gateway = Gateway(self.routes, reader)
         gateway.start()
         routers = [
@@ -141,10 +148,10 @@ class ApiProcess:
     async def _wait_for_first_mark(self, event_log: JetStreamLog) -> None:
         """Reads begin with what the log held when this replica started."""
         state = await event_log.state()
-        while self.high_water.mark.generation == 0 or self.high_water.mark.sequence < state.last_sequence:
-            await self.high_water.wait_for(max(state.last_sequence, 1), timeout_seconds=0.05)
-            if state.last_sequence == 0 and self.high_water.mark.generation:
-                return
+        risen = self.high_water.listen()
+        while self.high_water.mark < Mark(state.generation, state.last_sequence):
+            await risen.wait()
+            risen.clear()
 
     async def _load_routes(self, engine: AsyncEngine) -> int:
         """Where everything runs as of a sequence, from Postgres; facts after it are folded from the feed."""

@@ -249,7 +249,7 @@ def event_line(position: str, envelope: Document, names: Names, now: datetime) -
     at = datetime.fromisoformat(envelope["time"])
     about = envelope["subject"].partition("/")[2]
     what = details(envelope["type"], envelope["data"], names)
-    name = "" if envelope["type"] in ("NameTaken", "NameFreed", "SchedulerElected") else names.get(about, about)
+    name = "" if envelope["type"] in ("SchedulerElected", "ModelRenamed") else names.get(about, about)
     line = Text.assemble(
         (f"{position:<8}", "dim"), " ", (_clock(at, now), "dim"), " ", _event_type(f"{envelope['type']:<22}"), " "
     )
@@ -286,8 +286,12 @@ def details(kind: str, data: Document, names: Names) -> str:
         case "InstanceScheduled", {"attempt": attempt, "members": members}:
             places = [names.get(member["worker_id"], member["worker_id"]) for member in members]
             text = f"attempt {attempt} on {_and(places)}"
-        case (("NameTaken" | "NameFreed"), {"of": of, "name": name}):
-            text = f"{name}, a {of}'s"
+        case "ModelRenamed", {"name": name, "to": to}:
+            text = f"{name} is called {to} now"
+        case "ModelScaled", {"replicas": replicas}:
+            text = _count(replicas, "instance")
+        case "ModelDeleted", _:
+            text = ""
         case "InstanceCreated", {"model_id": model}:
             text = f"of {names.get(model, model)}"
         case "InstanceRunning", {"attempt": attempt, "address": address, "port": port}:

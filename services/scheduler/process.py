@@ -54,8 +54,10 @@ from services.scheduler.settings import SchedulerSettings
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.5
-MOST_IN_A_DECISION: Final = 900
-"""Facts in one atomic batch (the server takes 1000); a larger decision is appended in parts that are each valid."""
+FEW: Final = 5
+"""Facts that are appended one by one: to the server an atomic batch costs as much as ten single facts."""
+MOST_IN_A_BATCH: Final = 900
+"""The server takes 1000."""
 INSPECTION_SECONDS: Final = 15.0
 
 DECIDED = Counter("muster_scheduler_facts_total", "Facts that the scheduler stated", ["type"])
@@ -248,14 +250,16 @@ class Reign:
         return inputs
 
     async def _append(self, decision: Decision, cause: Cause) -> None:
+        """In order, each part fenced by the election. Whoever takes over completes what was cut off (`Core.took_over`)."""
         if self.election is None:
             raise Deposed("not elected")
         if not decision.facts:
             self._in_doubt = False
             return
         with span("decide", traceparent=cause.traceparent):
-            for start in range(0, len(decision.facts), MOST_IN_A_DECISION):
-                part = decision.facts[start : start + MOST_IN_A_DECISION]
+            size = 1 if len(decision.facts) <= FEW else MOST_IN_A_BATCH
+            for start in range(0, len(decision.facts), size):
+                part = decision.facts[start : start + size]
                 decided: list[tuple[Fact, Cause]] = [(fact, self._cause_of(fact, cause)) for fact in part]
                 _, sequences = await append_as_elected(self._log, self.election, self._clock, decided, at=decision.at)
                 self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])

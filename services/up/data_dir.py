@@ -9,8 +9,10 @@ from typing import IO, Final
 
 from kernel.settings import BadSettings
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised when an older Muster could damage a directory of this one."""
+OLDEST: Final = 2
+"""Before, the log held facts that no program reads any more."""
 
 
 @dataclass(slots=True)
@@ -73,6 +75,11 @@ class DataDir:
         if not found.isdigit() or int(found) > VERSION:
             raise BadSettings(
                 f"the data directory {self.path} is of a newer Muster (version {found[:20]}); update this one"
+            )
+        if int(found) < OLDEST:
+            raise BadSettings(
+                f"the data directory {self.path} is of a Muster from before the first release (version {found}), whose log"
+                " can't be read any more; choose another --data-dir"
             )
 
 

@@ -226,16 +226,27 @@ def test_the_demo_starts_asks_and_shows_that_the_engine_answered_and_leaves_noth
     assert names_of(processes_of(tmp_path)) == []
 
 
-def test_a_directory_of_a_newer_muster_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "version").write_text("2\n")
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        ("3", "is of a newer Muster (version 3); update this one"),
+        (
+            "1",
+            (
+                "is of a Muster from before the first release (version 1), whose log can't be read any more;"
+                " choose another --data-dir"
+            ),
+        ),
+    ],
+)
+def test_a_directory_of_another_muster_is_refused_and_left_as_it_is(
+    tmp_path: Path, version: str, sentence: str
+) -> None:
+    (tmp_path / "version").write_text(f"{version}\n")
     (tmp_path / "admin.key").write_text("its key\n")
-    assert run("up", "--data-dir", str(tmp_path)) == (
-        2,
-        "",
-        f"muster: the data directory {tmp_path} is of a newer Muster (version 2); update this one\n",
-    )
+    assert run("up", "--data-dir", str(tmp_path)) == (2, "", f"muster: the data directory {tmp_path} {sentence}\n")
     files = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "lock"}
-    assert files == {"version": "2\n", "admin.key": "its key\n"}
+    assert files == {"version": f"{version}\n", "admin.key": "its key\n"}
 
 
 @pytest.mark.parametrize("way", [(), ("--detach",)])

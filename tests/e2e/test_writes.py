@@ -72,7 +72,7 @@ async def test_with_postgres_away_writes_are_refused_before_anything_is_appended
     await postgres.start()
     for method, path, body in writes:
         await client.until_written(method, path, body)
-    assert await the_stores_agree(stack) == before + 2 + 1 + 2
+    assert await the_stores_agree(stack) == before + len(writes)
 
 
 async def test_what_is_durable_and_not_yet_projected_is_answered_with_202_and_comes_true(stack: Stack) -> None:
@@ -147,11 +147,9 @@ async def test_a_write_that_is_sent_again_with_its_key_is_one_write_with_one_ans
 
     assert [(status, answer) for status, answer, _ in again] == answers
     assert [event.subject.rpartition(".")[2] for event in await facts_of(stack)] == [
-        "NameTaken",
         "ModelCreated",
         "ModelUpdated",
         "ModelScaled",
-        "NameFreed",
         "ModelDeleted",
     ]
 
@@ -193,7 +191,7 @@ async def test_of_a_thousand_creates_of_one_name_through_two_replicas_one_wins(s
 
     assert answers == {(201, None): 1, (409, "name_taken"): 999}
     assert len(await created(stack)) == 1
-    assert await last_sequence(stack) == 2
+    assert await last_sequence(stack) == 1
 
 
 async def test_of_two_writers_who_saw_the_same_generation_one_wins(stack: Stack) -> None:
@@ -274,7 +272,7 @@ async def test_a_watcher_that_is_cut_off_again_and_again_gets_every_event_once_a
     done.set()
     watching.cancel()
     assert got == [f"1-{event.sequence}" for event in await facts_of(stack)]
-    assert len(got) == 80
+    assert len(got) == 40
 
 
 async def test_a_position_of_a_log_that_was_restored_since_is_told_where_to_resume(stack: Stack) -> None:
@@ -288,11 +286,11 @@ async def test_a_position_of_a_log_that_was_restored_since_is_told_where_to_resu
 
     status, answer, _ = await client.request("GET", "/v2/events", headers={"last-event-id": made["seq"]})
 
-    assert (made["seq"], status, answer["code"]) == ("1-2", 410, "other_generation")
+    assert (made["seq"], status, answer["code"]) == ("1-1", 410, "other_generation")
     resume = answer["numbers"]["resume"]
-    assert resume == "2-2"
+    assert resume == "2-1"
     after = await client.deploy("two", NOWHERE)
-    assert after["seq"] == "2-4"
-    assert [event["type"] for event in await client.events(since=resume)] == ["NameTaken", "ModelCreated"]
-    former = {"if-match": '"1-2"'}
+    assert after["seq"] == "2-2"
+    assert [event["type"] for event in await client.events(since=resume)] == ["ModelCreated"]
+    former = {"if-match": '"1-1"'}
     assert (await client.request("PATCH", "/v2/models/one", {"description": "x"}, former))[0] == 412

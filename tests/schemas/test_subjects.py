@@ -14,7 +14,7 @@ from kernel.accounts import new_seed, public_key, worker_id_of
 from kernel.log.port import subject_matches
 from schemas.facts import FACTS
 from schemas.facts.base import Fact
-from schemas.facts.names import NameTaken, name_hash
+from schemas.facts.model import ModelWish
 from schemas.facts.scheduler import SchedulerElected
 from schemas.ids import NOBODY, TOKEN_PATTERN, InstanceId, ModelId, Name, Token, WorkerId
 from schemas.reports import REPORTS, Report
@@ -24,6 +24,7 @@ from schemas.subjects import (
     ALL_REPORTS,
     ELECTION,
     FACTS_OF_THE_API,
+    NAME_MARK,
     FactSubject,
     ReportSubject,
     api_part_of,
@@ -31,7 +32,8 @@ from schemas.subjects import (
     assigned,
     beat,
     facts_about,
-    name_taken,
+    facts_under,
+    name_token,
     parse_beat,
     parse_fact_subject,
     parse_report_subject,
@@ -78,7 +80,8 @@ def test_what_is_no_report_has_no_subject_of_one(subject: str) -> None:
 def test_the_subject_of_a_fact_says_what_the_fact_says(of: type[Fact]) -> None:
     fact = example(of)
     subject = parse_fact_subject(fact.subject)
-    assert subject == (of.owner, of.kind, fact.worker, fact.resource_id, of.type)
+    assert subject == (of.owner, of.kind, fact.concern, fact.resource_id, of.type)
+    assert subject.worker == (None if fact.worker == NOBODY else fact.worker)
     assert subject_matches(fact.subject, ALL_FACTS)
     assert subject_matches(fact.subject, FACTS_OF_THE_API) == (of.owner == "api")
     assert subject_matches(fact.subject, facts_about(of.kind, fact.resource_id))
@@ -91,7 +94,7 @@ def test_the_apis_facts_name_no_worker_but_those_about_workers(of: type[Fact]) -
     fact = example(of)
     if of.owner == "api":
         assert (fact.worker == NOBODY) == (of.kind != "worker")
-        assert subject_matches(fact.subject, api_part_of(of.kind, fact.resource_id, fact.worker))
+        assert subject_matches(fact.subject, api_part_of(of.kind, fact.resource_id, fact.concern))
     if fact.worker != NOBODY:
         TOKEN.validate_python(fact.worker)
 
@@ -107,10 +110,15 @@ def test_the_election_is_one_exact_subject() -> None:
     assert SchedulerElected(replica="7").subject == ELECTION
 
 
-def test_a_name_guards_all_facts_about_it_however_it_is_written() -> None:
-    taken = NameTaken(of="model", name="Qwen3-8B", bearer="m-1")
-    assert subject_matches(taken.subject, name_taken("model", name_hash("qwen3-8b")))
-    assert not subject_matches(taken.subject, name_taken("model", name_hash("qwen3-4b")))
+WISHES = [of for of in FACTS if of.kind == "model" and of.owner == "api"]
+
+
+@pytest.mark.parametrize("of", WISHES, ids=lambda of: of.type)
+def test_what_users_want_of_a_model_is_stated_under_its_name_however_that_is_written(of: type[ModelWish]) -> None:
+    fact = example(of)
+    assert subject_matches(fact.subject, facts_under("model", fact.known_as.swapcase()))
+    assert not subject_matches(fact.subject, facts_under("model", fact.known_as + "x"))
+    assert not subject_matches(fact.subject, facts_under("backend", fact.known_as))
 
 
 def test_what_is_assigned_and_asked_names_the_worker() -> None:
@@ -128,7 +136,9 @@ def test_what_would_change_a_subject_is_no_token(text: str) -> None:
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,61}[A-Za-z0-9]", fullmatch=True))
 def test_any_name_has_a_hash_that_is_a_token(name: str) -> None:
     NAME.validate_python(name)
-    TOKEN.validate_python(f"model~{name_hash(name)}")
+    token = name_token(name)
+    assert token.startswith(NAME_MARK)
+    TOKEN.validate_python(token.removeprefix(NAME_MARK))
 
 
 def test_a_worker_is_its_key_whatever_it_is_called() -> None:

@@ -13,6 +13,7 @@ from schemas.facts.base import Fact
 from schemas.ids import ModelId, WorkerId
 from schemas.models import LocalPath, ModelSpec
 from schemas.reasons import Reason
+from schemas.subjects import api_part_of, name_token
 
 AT: Final = datetime(2026, 11, 23, 12, tzinfo=UTC)
 CLOCK: Final = SystemClock()
@@ -35,11 +36,11 @@ def created(model: str, *, replicas: int = 1, description: str = "") -> ModelCre
 
 
 def scaled(model: str, replicas: int) -> ModelScaled:
-    return ModelScaled(model_id=ModelId(model), replicas=replicas)
+    return ModelScaled(model_id=ModelId(model), name=model, replicas=replicas)
 
 
 def deleted(model: str) -> ModelDeleted:
-    return ModelDeleted(model_id=ModelId(model))
+    return ModelDeleted(model_id=ModelId(model), name=model)
 
 
 def pending(model: str, *reasons: Reason) -> ModelPending:
@@ -52,7 +53,7 @@ def worker_ready(worker: str) -> WorkerReady:
 
 def part_of(model: str) -> str:
     """All facts of the api about this model."""
-    return f"muster.facts.api.model.-.{model}.>"
+    return api_part_of("model", model, name_token(model))
 
 
 def as_stored(drafts: Sequence[Draft], *, first: int = 1) -> list[Stored]:

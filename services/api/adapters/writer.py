@@ -22,20 +22,19 @@ from schemas.facts import (
     InstanceDeletionRequested,
     ModelCreated,
     ModelDeleted,
+    ModelRenamed,
     ModelScaled,
     ModelUpdated,
-    NameFreed,
-    NameTaken,
     WorkerRemovalRequested,
     read,
 )
 from schemas.facts.base import Fact
 from schemas.ids import TOKEN_PATTERN, InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
-from schemas.subjects import api_part_of
+from schemas.subjects import api_facts_about, api_part_of, name_token, parse_fact_subject
 from services.api.adapters.database import UNREACHABLE
 from services.api.adapters.feed import Feed
-from services.api.domain.models import changed, deleted
+from services.api.domain.models import changed
 from services.api.settings import ApiSettings
 
 TRIES: Final = 5
@@ -119,63 +118,60 @@ class Writer:
 
     async def create_model(self, spec: ModelSpec, caller: Caller) -> Written:
         """Raises Refused (name_taken), Unavailable."""
-        await self._check_health()
+        self._check_behind()
+        probe = self._ask_postgres()  # while the name is looked up
         model_id = ModelId(f"m-{self._clock.new_id().lower()}")
         for _ in range(TRIES):
             name = await look_up_name(self._log, "model", spec.name)
             if name.bearer is not None:
-                raise Refused("name_taken", f"there is a model called {spec.name} already", field="name", status=409)
-            taken = NameTaken(of="model", name=spec.name, bearer=model_id)
-            created = ModelCreated(model_id=model_id, spec=spec)
-            own = Guard(api_part_of("model", model_id), 0)
+                raise _name_taken(spec.name)
+            if not await asyncio.shield(probe):
+                raise Unavailable("PostgreSQL is away; nothing was written")
             try:
-                sequences = await self._append(caller, (taken, name.guard), (created, own))
+                (sequence,) = await self._append(caller, (ModelCreated(model_id=model_id, spec=spec), name.guard))
             except Conflict:
                 continue
-            return await self._acknowledge(model_id, sequences[-1], spec)
+            return await self._acknowledge(model_id, sequence, spec)
         raise Unavailable("too many writers want this name at once; try again")
 
-    async def change_model(self, model_id: ModelId, after: ModelSpec, expected: int, caller: Caller) -> Written:
-        """Write what is wanted over generation `expected`. Raises Conflict when somebody wrote first, Refused, Unavailable."""
-        await self._check_health()
-        before_spec = await self._spec(model_id)
-        fact = changed(model_id, before_spec, after)
+    async def change_model(
+        self, model_id: ModelId, before: ModelSpec, after: ModelSpec, expected: int, caller: Caller
+    ) -> Written:
+        """Write what is wanted over generation `expected`, which was read as `before`.
+
+        Raises Conflict when somebody wrote first, Refused (name_taken), Unavailable.
+        """
+        self._check_behind()
+        fact = changed(model_id, before, after)
         if fact is None:
             return Written(model_id, expected, self._high_water.mark.generation, projected=True, spec=after)
-        guard = Guard(api_part_of("model", model_id), expected)
-        facts: list[tuple[Fact, Guard]] = []
-        if before_spec.name != after.name:
+        guard = _part_of(model_id, before.name, expected)
+        if name_token(before.name) == name_token(after.name):
+            sequences = await self._append(caller, (fact, guard))
+        else:
             name = await look_up_name(self._log, "model", after.name)
-            if name.bearer not in (None, model_id):
-                raise Refused("name_taken", f"there is a model called {after.name} already", field="name", status=409)
-            if name.bearer is None:
-                old = await look_up_name(self._log, "model", before_spec.name)
-                facts.append((NameFreed(of="model", name=before_spec.name), old.guard))
-                facts.append((NameTaken(of="model", name=after.name, bearer=model_id), name.guard))
-        sequences = await self._append(caller, *facts, (fact, guard))
+            if name.bearer is not None:
+                raise _name_taken(after.name)
+            renamed = ModelRenamed(model_id=model_id, name=before.name, to=after.name)
+            sequences = await self._append(caller, (renamed, guard), (fact, name.guard))
         return await self._acknowledge(model_id, sequences[-1], after)
 
-    async def delete_model(self, model_id: ModelId, expected: int, caller: Caller) -> Written:
-        """Raises Conflict when somebody wrote first, Refused (not_found), Unavailable."""
-        await self._check_health()
-        spec = await self._spec(model_id)
-        name = await look_up_name(self._log, "model", spec.name)
-        facts: list[tuple[Fact, Guard]] = []
-        if name.bearer == model_id:
-            facts.append((NameFreed(of="model", name=spec.name), name.guard))
-        facts.append((deleted(model_id), Guard(api_part_of("model", model_id), expected)))
-        sequences = await self._append(caller, *facts)
-        return await self._acknowledge(model_id, sequences[-1])
+    async def delete_model(self, model_id: ModelId, before: ModelSpec, expected: int, caller: Caller) -> Written:
+        """Raises Conflict when somebody wrote first, Unavailable."""
+        self._check_behind()
+        fact = ModelDeleted(model_id=model_id, name=before.name)
+        (sequence,) = await self._append(caller, (fact, _part_of(model_id, before.name, expected)))
+        return await self._acknowledge(model_id, sequence)
 
     async def delete_instance(self, instance_id: InstanceId, caller: Caller) -> Written:
-        await self._check_health()
+        self._check_behind()
         subject = api_part_of("instance", instance_id)
         guard = Guard(subject, await self._log.last_sequence_of(subject))
         sequences = await self._append(caller, (InstanceDeletionRequested(instance_id=instance_id), guard))
         return await self._acknowledge(instance_id, sequences[-1])
 
     async def remove_worker(self, worker_id: WorkerId, caller: Caller) -> Written:
-        await self._check_health()
+        self._check_behind()
         subject = api_part_of("worker", worker_id, worker_id)
         guard = Guard(subject, await self._log.last_sequence_of(subject))
         sequences = await self._append(caller, (WorkerRemovalRequested(worker_id=worker_id), guard))
@@ -196,6 +192,8 @@ class Writer:
             )
             for fact, guard in facts
         ]
+        if len(drafts) == 1:
+            return await self._log.append(drafts)
         async with self._batches:
             return await self._log.append(drafts)
 
@@ -203,15 +201,17 @@ class Writer:
         projected = await self._high_water.wait_for(sequence, timeout_seconds=self._settings.projection_wait_seconds)
         return Written(resource_id, sequence, max(self._high_water.mark.generation, 1), projected, spec)
 
-    async def _check_health(self) -> None:
-        """Before anything is appended: would it be projected? Raises Unavailable."""
+    def _check_behind(self) -> None:
+        """Before anything is appended: would it be projected? Raises Unavailable. Who has just read knows that Postgres is there."""
         behind = self._feed.behind_seconds()
         if behind > self._settings.behind_seconds:
             raise Unavailable(f"the projection is {behind:.0f} s behind the log; nothing was written")
-        if self._probe is None or self._probe.done():  # one question for all who ask at once
+
+    def _ask_postgres(self) -> asyncio.Task[bool]:
+        """Does it answer? One question for all who ask at once."""
+        if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._postgres_answers())
-        if not await asyncio.shield(self._probe):
-            raise Unavailable("PostgreSQL is away; nothing was written")
+        return self._probe
 
     async def _postgres_answers(self) -> bool:
         try:
@@ -247,9 +247,10 @@ class Writer:
         if caller.command_id is None:
             return None
         key = caller.command_id.partition(".")[0]
-        bearer = (await look_up_name(self._log, "model", model)).bearer
-        for model_id in (bearer, model if re.fullmatch(TOKEN_PATTERN, model) else None):
-            for event in await self._log.read(api_part_of("model", model_id)) if model_id else []:
+        name = await look_up_name(self._log, "model", model)
+        named = parse_fact_subject(name.last.subject).id if name.last is not None else None
+        for model_id in (named, model if re.fullmatch(TOKEN_PATTERN, model) else None):
+            for event in await self._log.read(api_facts_about("model", model_id)) if model_id else []:
                 if (event.envelope.commandid or "").partition(".")[0] == key:
                     seconds = self._settings.projection_wait_seconds
                     projected = await self._high_water.wait_for(event.sequence, timeout_seconds=seconds)
@@ -269,7 +270,7 @@ class Writer:
 
     async def _spec_as_of(self, model_id: str, sequence: int) -> ModelSpec | None:
         spec: ModelSpec | None = None
-        for event in await self._log.read(api_part_of("model", model_id)):
+        for event in await self._log.read(api_facts_about("model", model_id)):
             if event.sequence > sequence:
                 break
             match read(event.envelope):
@@ -281,16 +282,10 @@ class Writer:
                     pass
         return spec
 
-    async def _spec(self, model_id: ModelId) -> ModelSpec:
-        try:
-            async with self._engine.connect() as connection:
-                rows = await connection.execute(
-                    text(f"SELECT spec, replicas FROM {SCHEMA}.models WHERE id = :id"),
-                    {"id": model_id},
-                )
-                row = rows.one_or_none()
-        except (DBAPIError, *UNREACHABLE) as error:
-            raise Unavailable("PostgreSQL is away; nothing was written") from error
-        if row is None:
-            raise Refused("not_found", f"there is no model {model_id}", status=404)
-        return ModelSpec.model_validate(row.spec | {"replicas": row.replicas})
+
+def _part_of(model_id: ModelId, name: str, sequence: int) -> Guard:
+    return Guard(api_part_of("model", model_id, name_token(name)), sequence)
+
+
+def _name_taken(name: str) -> Refused:
+    return Refused("name_taken", f"there is a model called {name} already", field="name", status=409)

@@ -1,6 +1,6 @@
 """What a user may ask of a model, and the facts that it comes to."""
 
-from schemas.facts import ModelDeleted, ModelScaled, ModelUpdated
+from schemas.facts import ModelScaled, ModelUpdated
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
 
@@ -13,9 +13,5 @@ def changed(model_id: ModelId, before: ModelSpec, after: ModelSpec) -> ModelUpda
     if before == after:
         return None
     if before.model_copy(update={"replicas": after.replicas}) == after:
-        return ModelScaled(model_id=model_id, replicas=after.replicas)
+        return ModelScaled(model_id=model_id, name=after.name, replicas=after.replicas)
     return ModelUpdated(model_id=model_id, spec=after)
-
-
-def deleted(model_id: ModelId) -> ModelDeleted:
-    return ModelDeleted(model_id=model_id)

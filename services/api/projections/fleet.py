@@ -32,10 +32,9 @@ from schemas.facts import (
     ModelInspected,
     ModelPending,
     ModelReady,
+    ModelRenamed,
     ModelScaled,
     ModelUpdated,
-    NameFreed,
-    NameTaken,
     SchedulerElected,
     WorkerAddressChanged,
     WorkerCordoned,
@@ -50,13 +49,12 @@ from schemas.facts import (
     WorkerUnreachable,
 )
 from schemas.facts.instance import InstanceFact
-from schemas.facts.names import name_hash
 from schemas.facts.worker import WorkerFact
 from schemas.models import Inventory
 from schemas.reasons import ReasonBase
 from services.api.projections.tables import TABLES
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised by hand whenever the same facts would give other rows."""
 
 
@@ -78,21 +76,12 @@ class FleetProjection:
                 return _instance(fact, happened)
             case ModelCreated() | ModelUpdated() | ModelScaled() | ModelDeleted():
                 return _wish(fact, happened)
-            case ModelInspected():
+            case ModelInspected() | ModelRenamed():
                 return ()
             case ModelPending() | ModelDegraded() | ModelReady():
                 return _model_state(fact, happened)
             case ModelFileWanted() | ModelFileReady() | ModelFileFailed() | ModelFileForgotten():
                 return _file(fact, happened)
-            case NameTaken():
-                return (
-                    Put(
-                        "names",
-                        {"kind": fact.of, "hash": name_hash(fact.name), "name": fact.name, "bearer": fact.bearer},
-                    ),
-                )
-            case NameFreed():
-                return (Drop("names", (fact.of, name_hash(fact.name))),)
             case SchedulerElected():
                 return ()
             case _:

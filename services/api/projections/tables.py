@@ -141,13 +141,4 @@ reasons: Final = Table(
     comment="Why something is Pending, in Error, Degraded or Unreachable now; former reasons are in event_log.",
 )
 
-names: Final = Table(
-    "names",
-    metadata,
-    Column("kind", Text, primary_key=True),
-    Column("hash", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("bearer", Text, nullable=False),
-)
-
-TABLES: Final = (workers, gpus, models, instances, endpoints, files, reasons, names)
+TABLES: Final = (workers, gpus, models, instances, endpoints, files, reasons)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 BUCKET: Final = "muster_snapshots"
 NAME: Final = "fleet"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Raised by hand whenever the fields of the fleet change their meaning."""
 
 

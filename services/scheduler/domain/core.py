@@ -158,9 +158,14 @@ class Core:
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def took_over(self, now: Now) -> Decision:
-        """First decision after an election: whatever the former scheduler left half done."""
+        """First decision after an election: whatever the former scheduler left half done.
+
+        It may have died between any two facts of a decision, so each prefix of a decision must be completed here.
+        """
         self._begin(now)
         self._models.update(self.fleet.wishes)
+        for instance in list(self.fleet.instances.values()):
+            self._complete(instance)
         for model_id in list(self.fleet.wishes):
             self._reconcile(model_id)
         for instance_id in list(self.fleet.deletion_requests):
@@ -170,6 +175,26 @@ class Core:
                 self._removal_requested(worker_id)
         self._capacity_changed = True
         return self._settle()
+
+    def _complete(self, instance: Instance) -> None:
+        """State what should have followed from what was stated last about this instance."""
+        match instance.state:
+            case Failed(restart_in_seconds=None, final=False):
+                self._plan_restart(instance.id, instance.crashes)
+            case Stopping():
+                self._delete_when_gone(instance.id)
+            case Scheduled(placement) | Downloading(placement) | Starting(placement) | Running(placement):
+                for member in placement.members:
+                    worker = self.fleet.workers[member.worker_id]
+                    failed = [file for each in member.file_ids if (file := self.fleet.files[each]).state == "failed"]
+                    if worker.state == "unreachable":
+                        self._lose_sight(instance, worker.id, placement.attempt, worker.reasons)
+                        return
+                    if failed and isinstance(instance.state, Scheduled | Downloading):
+                        self._fail(instance, worker.id, failed[0].reasons)
+                        return
+            case Pending() | Failed() | Unreachable():
+                pass
 
     def wished(self, fact: Fact, now: Now) -> Decision:
         """A fact of the api, which has been folded already."""
@@ -420,11 +445,10 @@ class Core:
             ):
                 self._fail(instance, worker_id, (WorkerShutDown(worker_id=worker_id),), to_blame=False)
             elif isinstance(instance.state, Scheduled | Downloading | Starting | Running):
-                self._say(
-                    InstanceUnreachable(
-                        instance_id=instance.id, worker_id=worker_id, attempt=placement.attempt, reasons=(reason,)
-                    )
-                )
+                self._lose_sight(instance, worker_id, placement.attempt, (reason,))
+
+    def _lose_sight(self, instance: Instance, worker_id: WorkerId, attempt: int, reasons: tuple[Reason, ...]) -> None:
+        self._say(InstanceUnreachable(instance_id=instance.id, worker_id=worker_id, attempt=attempt, reasons=reasons))
 
     def _engine(self, worker_id: WorkerId, seen: EngineSeen) -> None:
         """What one engine's phase means for its instance, if it is the attempt that counts."""
@@ -540,6 +564,7 @@ class Core:
             return
         ran_for = (self._now.at - instance.state.at).total_seconds() if isinstance(instance.state, Running) else 0.0
         crashes = crashes_in_a_row(instance.crashes, ran_for, self.policy) if to_blame else instance.crashes
+        restarts = self.fleet.wishes[instance.model_id].spec.restart_on_error or not to_blame
         self._say(
             InstanceFailed.model_validate(
                 {
@@ -552,14 +577,17 @@ class Core:
                     "log_tail": seen.log_tail[-50:] if seen else (),
                     "engine_gone": engine_gone,
                     "restarts": crashes,
+                    "final": not restarts,
                 }
             )
         )
-        wish = self.fleet.wishes[instance.model_id]
-        if wish.spec.restart_on_error or not to_blame:
-            delay = restart_delay_seconds(crashes if to_blame else 0, self.policy)
-            at = self._now.at + timedelta(seconds=delay)
-            self._say(InstanceRestartPlanned(instance_id=instance.id, delay_seconds=delay, at=at))
+        if restarts:
+            self._plan_restart(instance.id, crashes if to_blame else 0)
+
+    def _plan_restart(self, instance_id: InstanceId, crashes: int) -> None:
+        delay = restart_delay_seconds(crashes, self.policy)
+        at = self._now.at + timedelta(seconds=delay)
+        self._say(InstanceRestartPlanned(instance_id=instance_id, delay_seconds=delay, at=at))
 
     def _notice_silence(self) -> None:
         ready = [worker.id for worker in self.fleet.workers.values() if worker.state != "unreachable"]

@@ -36,10 +36,9 @@ from schemas.facts import (
     ModelInspected,
     ModelPending,
     ModelReady,
+    ModelRenamed,
     ModelScaled,
     ModelUpdated,
-    NameFreed,
-    NameTaken,
     SchedulerElected,
     WorkerAddressChanged,
     WorkerCordoned,
@@ -101,6 +100,8 @@ class Worker:
     state: Literal["registered", "ready", "unreachable"]
     inventory: Inventory
     agent_version: str
+    reasons: tuple[Reason, ...] = ()
+    """Why it is unreachable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,7 @@ def evolve(fleet: Fleet, fact: Fact, seq: int, at: datetime, correlation_id: str
             fleet.files[file_id] = replace(_known(fleet.files, file_id), state="failed", reasons=fact.reasons)
         case ModelFileForgotten(file_id=file_id):
             fleet.files.pop(file_id, None)
-        case SchedulerElected() | NameTaken() | NameFreed():
+        case SchedulerElected() | ModelRenamed():
             pass
         case _:
             raise Contradiction(f"the scheduler does not know {fact.type}")
@@ -269,9 +270,10 @@ def _worker(fleet: Fleet, fact: WorkerFact) -> None:
         case WorkerAddressChanged():
             fleet.workers[worker_id] = replace(_known(fleet.workers, worker_id), address=fact.address)
         case WorkerReady():
-            fleet.workers[worker_id] = replace(_known(fleet.workers, worker_id), state="ready")
-        case WorkerUnreachable():
-            fleet.workers[worker_id] = replace(_known(fleet.workers, worker_id), state="unreachable")
+            fleet.workers[worker_id] = replace(_known(fleet.workers, worker_id), state="ready", reasons=())
+        case WorkerUnreachable(reasons=reasons):
+            worker = _known(fleet.workers, worker_id)
+            fleet.workers[worker_id] = replace(worker, state="unreachable", reasons=reasons)
         case WorkerRemoved():
             fleet.workers.pop(worker_id, None)
             fleet.removals[worker_id] = fleet.removals.get(worker_id, 0) + 1
@@ -325,12 +327,12 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
             after = Starting(_placed(instance))
         case InstanceRunning(address=address, port=port):
             after = Running(_placed(instance), address, port, at)
-        case InstanceFailed(reasons=reasons, engine_gone=gone, restarts=restarts):
+        case InstanceFailed(reasons=reasons, engine_gone=gone, restarts=restarts, final=final):
             placement = _placed(instance)
             if gone:
                 _release(fleet, instance_id, placement.attempt)
             instance = replace(instance, crashes=restarts)
-            after = Failed(placement, reasons)
+            after = Failed(placement, reasons, final=final)
         case InstanceRestartPlanned(delay_seconds=delay):
             reasons = state.reasons if isinstance(state, Failed) else (EngineExited(exit_code=None),)
             after = Failed(placement_of(state), reasons, delay)

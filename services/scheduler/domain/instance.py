@@ -78,6 +78,8 @@ class Failed:
     reasons: tuple[Reason, ...]
     restart_in_seconds: float | None = None
     """None: not planned (yet)."""
+    final: bool = False
+    """Never will be: somebody must act."""
     kind: Literal["failed"] = "failed"
 
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -17,8 +18,10 @@ from kernel.log.memory import MemoryLog
 from kernel.log.names import NameState, look_up_name
 from kernel.log.port import MOST_IN_AN_APPEND, Draft, EventLog, Guard, Position, Stored, subject_matches
 from kernel.log.seal import Cause
-from schemas.facts import NameFreed, NameTaken, read
-from schemas.subjects import ALL_FACTS, facts_about
+from schemas.facts import ModelRenamed, read
+from schemas.facts.base import Fact
+from schemas.ids import ModelId
+from schemas.subjects import ALL_FACTS, facts_about, facts_under
 from tests.support.log_events import (
     CLOCK,
     Reader,
@@ -380,21 +383,39 @@ async def test_facts_of_others_never_depose_the_scheduler(log_on: EventLog) -> N
 
 
 @BOTH
-async def test_a_name_is_free_then_taken_then_free_again_whatever_its_case(log_on: EventLog) -> None:
+@pytest.mark.parametrize("freed_by", [deleted("Llama"), ModelRenamed(model_id=ModelId("Llama"), name="Llama", to="x")])
+async def test_a_name_is_free_then_taken_then_free_again_whatever_its_case(log_on: EventLog, freed_by: Fact) -> None:
     free = await look_up_name(log_on, "model", "Llama")
-    taken = a_draft(NameTaken(of="model", name="Llama", bearer="m-1"), guard=free.guard)
-    await log_on.append([taken])
+    await log_on.append([taken := a_draft(created("Llama"), guard=free.guard)])
     held = await look_up_name(log_on, "model", "lLAMA")
-    await log_on.append([a_draft(NameFreed(of="model", name="Llama"), guard=held.guard)])
+    await log_on.append([freed := a_draft(freed_by, guard=held.guard)])
     again = await look_up_name(log_on, "model", "llama")
 
     subject = free.guard.subject
     assert [free, held, again] == [
         NameState(Guard(subject, 0), None, None),
-        NameState(Guard(subject, 1), "m-1", None),
-        NameState(Guard(subject, 2), None, None),
+        NameState(Guard(subject, 1), "Llama", *as_stored([taken])),
+        NameState(Guard(subject, 2), None, *as_stored([freed], first=2)),
     ]
     assert (await look_up_name(log_on, "backend", "Llama")).guard.subject != subject
+
+
+@BOTH
+async def test_a_name_stays_taken_whatever_else_is_stated_of_its_bearer(log_on: EventLog) -> None:
+    await log_on.append([a_draft(created("a"))])
+    await log_on.append([later := a_draft(scaled("a", 2))])
+
+    assert await look_up_name(log_on, "model", "a") == NameState(
+        Guard(facts_under("model", "a"), 2), "a", *as_stored([later], first=2)
+    )
+
+
+@BOTH
+async def test_a_name_whose_last_fact_a_newer_program_stated_is_taken(log_on: EventLog) -> None:
+    known = a_draft(created("a"))
+    await log_on.append([replace(known, subject=known.subject.replace("ModelCreated", "ModelOfTomorrow"))])
+
+    assert (await look_up_name(log_on, "model", "a")).bearer == "a"
 
 
 # -- positions and subjects: the pure part ------------------------------------------------------------------------------

@@ -25,10 +25,10 @@ from kernel.log.port import Draft, Guard
 from kernel.log.seal import Cause
 from kernel.log.streams import STREAMS, Drift, provision, raise_generation, verify
 from kernel.settings import BusSettings
-from schemas.facts import NameTaken, read
-from schemas.facts.names import name_hash
+from schemas.facts import ModelCreated, ModelDeleted, ModelRenamed, ModelScaled, ModelUpdated, read
 from schemas.facts.scheduler import SchedulerElected
-from schemas.subjects import ALL_FACTS, ELECTION, name_taken
+from schemas.ids import ModelId
+from schemas.subjects import ALL_FACTS, ELECTION, api_part_of, facts_under, name_token
 from tests.support.log_events import (
     CLOCK,
     Reader,
@@ -341,20 +341,16 @@ async def send_by_hand(
 
 async def test_of_200_who_want_a_name_at_once_exactly_one_has_it(shared: Stack, bus: Bus, log: JetStreamLog) -> None:
     replicas = [JetStreamLog(bus), JetStreamLog(await shared.bus("api"))]
-    at_once = asyncio.Semaphore(16)  # the server takes 50 open batches a stream
 
-    async def take(number: int) -> str | None:
-        """As the api does it: look, append name and model together, look again when somebody was faster."""
-        model, replica = f"m-{number}", replicas[number % 2]
+    async def take(number: int) -> ModelId | None:
+        """As the api does it: look, append under the name, look again when somebody was faster."""
+        model, replica = ModelId(f"m-{number}"), replicas[number % 2]
         while True:
             name = await look_up_name(replica, "model", "llama")
             if name.bearer is not None:
                 return None
-            taken = a_draft(NameTaken(of="model", name="llama", bearer=model), guard=name.guard)
-            model_created = a_draft(created(model), guard=Guard(part_of(model), 0))
             try:
-                async with at_once:
-                    await replica.append([taken, model_created])
+                await replica.append([a_draft(llama(model), guard=name.guard)])
             except Conflict:
                 continue
             return model
@@ -363,12 +359,46 @@ async def test_of_200_who_want_a_name_at_once_exactly_one_has_it(shared: Stack, 
         answers = await asyncio.gather(*(take(number) for number in range(200)))
 
     (winner,) = [answer for answer in answers if answer is not None]
-    stored = await everything(log)
-    assert [event.subject for event in stored] == [
-        f"{name_taken('model', name_hash('llama'))[:-1]}NameTaken",
-        created(winner).subject,
-    ]
+    assert [event.subject for event in await everything(log)] == [llama(winner).subject]
     assert (await look_up_name(log, "model", "llama")).bearer == winner
+
+
+async def test_who_has_lost_a_name_to_another_changes_nothing_more_under_it(log: JetStreamLog) -> None:
+    """A writer that stood still while its model was deleted and the name taken anew."""
+    first, second = llama(ModelId("m-1")), llama(ModelId("m-2"))
+    await log.append([a_draft(first)])
+    await log.append([a_draft(ModelDeleted(model_id=first.model_id, name="llama"))])
+    await log.append([a_draft(second, guard=(await look_up_name(log, "model", "llama")).guard)])
+
+    late = ModelScaled(model_id=first.model_id, name="llama", replicas=2)
+    guard = Guard(api_part_of("model", "m-1", name_token("llama")), 1)
+    with pytest.raises(Conflict):
+        await log.append([a_draft(late, guard=guard)])
+
+    assert (await look_up_name(log, "model", "llama")).bearer == "m-2"
+
+
+async def test_two_models_that_want_each_others_name_both_keep_their_own(log: JetStreamLog) -> None:
+    await log.append([a_draft(created("a"))])
+    await log.append([a_draft(created("b"))])
+
+    async def rename(model: str, to: str, sequence: int) -> None:
+        gives_up = a_draft(
+            ModelRenamed(model_id=ModelId(model), name=model, to=to), guard=Guard(part_of(model), sequence)
+        )
+        wanted = created(to).spec
+        takes = ModelUpdated(model_id=ModelId(model), spec=wanted)
+        await log.append([gives_up, a_draft(takes, guard=Guard(facts_under("model", to), 0))])
+
+    for model, to, sequence in (("a", "b", 1), ("b", "a", 2)):
+        with pytest.raises(Conflict):
+            await rename(model, to, sequence)
+
+    assert [(await look_up_name(log, "model", name)).bearer for name in "ab"] == ["a", "b"]
+
+
+def llama(model: ModelId) -> ModelCreated:
+    return ModelCreated(model_id=model, spec=created("llama").spec)
 
 
 # -- tails --------------------------------------------------------------------------------------------------------------
@@ -402,6 +432,26 @@ async def until_stored(append: Callable[[], Awaitable[object]]) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
+
+
+async def test_a_tail_says_whether_its_next_batch_has_arrived(
+    log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_tail, "MOST_IN_A_BATCH", 1)
+    tail = log.tail([part_of("a")], after=0)
+    batches = aiter(tail)
+    try:
+        assert not tail.has_more
+        await log.append([a_draft(scaled("a", 1)), a_draft(scaled("a", 2))])
+        async with asyncio.timeout(20):
+            assert [event.sequence for event in await anext(batches)] == [1]
+            while not tail.has_more:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+            assert [event.sequence for event in await anext(batches)] == [2]
+        await asyncio.sleep(2 * jetstream_tail.HEARTBEAT_SECONDS)  # what the server says of itself is no event
+        assert not tail.has_more
+    finally:
+        await tail.close()
 
 
 async def test_a_tail_knows_at_once_that_its_consumer_was_deleted(

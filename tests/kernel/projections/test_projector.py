@@ -129,7 +129,7 @@ async def test_a_changed_copy_breaks_the_chain(log: JetStreamLog, connect: Conne
         await verify_chain(sql)
 
 
-async def test_each_commit_is_announced_and_an_announcement_that_fails_stops_nothing(
+async def test_the_start_and_each_commit_are_announced_and_an_announcement_that_fails_stops_nothing(
     log: JetStreamLog, connect: Connect, sql: asyncpg.Connection
 ) -> None:
     announced: asyncio.Queue[tuple[Mark, object]] = asyncio.Queue()
@@ -141,10 +141,10 @@ async def test_each_commit_is_announced_and_an_announcement_that_fails_stops_not
     drafts = a_history(3)
     async with Projecting(log, connect) as projecting:
         projecting.projector.on_commit = announce
-        for number, draft in enumerate(drafts, start=1):
-            await log.append([draft])
+        for number in range(len(drafts) + 1):
             async with asyncio.timeout(30):
                 assert await announced.get() == (Mark(1, number), number)
+            await log.append(drafts[number : number + 1])
 
     assert announced.empty()
     await check(sql, drafts)

@@ -221,7 +221,7 @@ def an_event(kind: str, data: Document, *, subject: str = "instance/i-1", at: st
 
 EVENTS = [
     an_event("WorkerReady", {"worker_id": "w-1"}, subject="worker/w-1", at="2026-11-22T23:59:59.5+00:00"),
-    an_event("NameTaken", {"of": "model", "name": "llama-8b", "bearer": "m-1"}, subject="name/model~2f"),
+    an_event("ModelRenamed", {"model_id": "m-1", "name": "llama", "to": "llama-8b"}, subject="model/m-1"),
     an_event("InstanceCreated", {"instance_id": "i-1", "model_id": "m-1", "name": "llama-8b-0"}),
     an_event("InstanceScheduled", {"attempt": 2, "members": [{"worker_id": "w-1"}, {"worker_id": "w-2"}]}),
     an_event("InstanceStarting", {"instance_id": "i-1", "worker_id": "w-1", "attempt": 2}),
@@ -247,7 +247,7 @@ def test_events_are_lines_with_names_for_ids_and_sentences_for_reasons() -> None
     lines = [render.event_line(f"1-{n}", event, NAMES, NOW).plain for n, event in enumerate(EVENTS, 1)]
     assert lines == [
         "1-1      11-22 23:59:59.500 WorkerReady            gpu-01",
-        "1-2      11:59:59.000 NameTaken              llama-8b, a model's",
+        "1-2      11:59:59.000 ModelRenamed           llama is called llama-8b now",
         "1-3      11:59:59.000 InstanceCreated        llama-8b-0  of llama-8b",
         "1-4      11:59:59.000 InstanceScheduled      llama-8b-0  attempt 2 on gpu-01 and gpu-02",
         "1-5      11:59:59.000 InstanceStarting       llama-8b-0  attempt 2 on gpu-01",

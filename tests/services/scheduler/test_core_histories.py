@@ -5,7 +5,7 @@ The world here lies as real ones do: workers vanish and return, reports come lat
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -14,17 +14,42 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.asks import ModelInspection
-from schemas.facts import InstanceDeletionRequested, InstanceScheduled, ModelCreated, ModelDeleted, ModelScaled
+from schemas.facts import (
+    InstanceDeletionRequested,
+    InstanceScheduled,
+    ModelCreated,
+    ModelDeleted,
+    ModelScaled,
+    WorkerRemovalRequested,
+)
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
 from schemas.reasons import EngineExited
-from schemas.reports import EngineReported, EngineSeen, FileReported, FileSeen, WorkerLeaving, WorkerObserved
+from schemas.reports import (
+    EnginePhase,
+    EngineReported,
+    EngineSeen,
+    FilePhase,
+    FileReported,
+    FileSeen,
+    WorkerLeaving,
+    WorkerObserved,
+)
 from services.scheduler.adapters.snapshots import dump, parse
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now
 from services.scheduler.domain.fleet import Fleet, evolve
-from services.scheduler.domain.instance import Failed, Pending, Unreachable
+from services.scheduler.domain.instance import (
+    Downloading,
+    Failed,
+    Pending,
+    Running,
+    Scheduled,
+    Starting,
+    Stopping,
+    Unreachable,
+)
 from services.scheduler.domain.policy import Policy
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
@@ -41,6 +66,12 @@ class World:
     log: list[tuple[Fact, int, datetime]] = field(default_factory=list[tuple[Fact, int, datetime]])
     seconds: float = 0.0
     counters: dict[str, int] = field(default_factory=dict[str, int])
+    dies_after: int | None = None
+    """The next decision of more facts than this is cut off here: its scheduler dies, another one takes over."""
+    dies_at: tuple[int, int] | None = None
+    """The decision of this number is cut off after so many facts."""
+    decided: list[int] = field(default_factory=list[int])
+    """How many facts each decision had."""
     core: Core = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,8 +81,15 @@ class World:
         return Now(START + timedelta(seconds=self.seconds), 1000.0 + self.seconds)
 
     def append(self, decision: Decision) -> Decision:
-        for fact in decision.facts:
-            self.log.append((fact, len(self.log) + 1, self.now().at))
+        if self.dies_at is not None and self.dies_at[0] == len(self.decided):
+            self.dies_after = self.dies_at[1]
+        self.decided.append(len(decision.facts))
+        if self.dies_after is not None and len(decision.facts) > self.dies_after:
+            decision, self.dies_after = Decision(decision.facts[: self.dies_after]), None
+            self.note(decision.facts)
+            self.take_over()
+            return decision
+        self.note(decision.facts)
         if decision.facts:
             self.core.fleet.seq = len(self.log)
         for worker_id in decision.workers:
@@ -63,8 +101,12 @@ class World:
             self.append(self.core.inspected(question, ModelInspection(weights=weights), self.now()))
         return decision
 
+    def note(self, facts: Iterable[Fact]) -> None:
+        for fact in facts:
+            self.log.append((fact, len(self.log) + 1, self.now().at))
+
     def wish(self, fact: Fact) -> None:
-        self.log.append((fact, len(self.log) + 1, self.now().at))
+        self.note([fact])
         evolve(self.core.fleet, fact, len(self.log), self.now().at)
         self.append(self.core.wished(fact, self.now()))
 
@@ -76,6 +118,12 @@ class World:
             "counter": self.counters[worker_id],
             "observed_at": self.now().at,
         }
+
+    def take_over(self) -> None:
+        """Another scheduler folds the log and goes on."""
+        self.core = Core(self.replayed(), Policy(), self.now())
+        self.append(self.core.took_over(self.now()))
+        check_nothing_is_half_done(self.core.fleet)
 
     def replayed(self) -> Fleet:
         fleet = Fleet()
@@ -105,13 +153,13 @@ def create(world: World, n: int) -> None:
     if model not in world.core.fleet.wishes:
         world.wish(ModelCreated(model_id=model, spec=spec(model.removeprefix("m-"), n % 4)))
     elif not world.core.fleet.wishes[model].deleted:
-        world.wish(ModelScaled(model_id=model, replicas=n % 5))
+        world.wish(ModelScaled(model_id=model, name=world.core.fleet.wishes[model].spec.name, replicas=n % 5))
 
 
 def delete(world: World, n: int) -> None:
     model = MODELS[n % 2]
     if (wish := world.core.fleet.wishes.get(model)) and not wish.deleted and n % 7 == 0:
-        world.wish(ModelDeleted(model_id=model))
+        world.wish(ModelDeleted(model_id=model, name=wish.spec.name))
 
 
 def delete_instance(world: World, n: int) -> None:
@@ -202,15 +250,19 @@ def time_passes(world: World, n: int) -> None:
 
 
 def take_over(world: World, n: int) -> None:
-    """Another scheduler folds the log and goes on."""
     del n
-    world.core = Core(world.replayed(), Policy(), world.now())
-    world.append(world.core.took_over(world.now()))
+    world.take_over()
+
+
+def dies_in_the_middle(world: World, n: int) -> None:
+    """Of the next decision that has so many facts."""
+    world.dies_after = 1 + n % 4
 
 
 STEPS: list[Callable[[World, int], None]] = [
     create, create, delete, delete_instance, picture, picture, picture, beats, beats, beats, engine_report,
-    engine_report, engine_report, file_report, file_report, farewell, time_passes, time_passes, take_over,
+    engine_report, engine_report, file_report, file_report, farewell, time_passes, time_passes, take_over, dies_in_the_middle,
+    dies_in_the_middle,
 ]  # fmt: skip
 HISTORIES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=60)
 MANY = settings(
@@ -223,6 +275,7 @@ def live(history: list[tuple[Callable[[World, int], None], int]]) -> World:
     for step, number in history:
         step(world, number)
         check_claims(world.core.fleet)
+    world.dies_after = None
     return world
 
 
@@ -233,6 +286,25 @@ def check_claims(fleet: Fleet) -> None:
         assert sum(claim.claim.ram for claim in claims) <= worker.inventory.memory_total
         for gpu in worker.inventory.gpus:
             assert sum(claim.claim.vram.get(gpu.index, 0) for claim in claims) <= gpu.memory_total
+
+
+def check_nothing_is_half_done(fleet: Fleet) -> None:
+    """What must follow from a fact has followed."""
+    for instance in fleet.instances.values():
+        match instance.state:
+            case Failed(restart_in_seconds=planned, final=final):
+                assert planned is not None or final, instance
+            case Stopping():
+                assert any(claim.instance_id == instance.id for claim in fleet.claims.values()), instance
+            case Scheduled(placement) | Downloading(placement) | Starting(placement) | Running(placement):
+                for member in placement.members:
+                    assert fleet.workers[member.worker_id].state != "unreachable", instance
+                    if isinstance(instance.state, Scheduled | Downloading):
+                        assert all(fleet.files[file_id].state != "failed" for file_id in member.file_ids), instance
+            case Pending(explained=explained):
+                assert explained, instance
+            case Unreachable():
+                pass
 
 
 @MANY
@@ -345,6 +417,117 @@ def test_when_the_world_heals_everything_that_fits_runs(
         if isinstance(instance.state, Pending):
             codes = {reason.code for reason in instance.state.reasons}
             assert codes <= {"not_enough_ram", "not_enough_vram"}, instance
+
+
+def all_beat(world: World) -> None:
+    beats(world, 2)
+
+
+def all_tell_the_truth(world: World) -> None:
+    for worker in WORKERS:
+        tell_the_truth(world, worker)
+
+
+def engines_of_one_worker(phase: EnginePhase) -> Callable[[World], None]:
+    def happens(world: World) -> None:
+        """The attempts that are assigned to the first worker that has some."""
+        for worker in WORKERS:
+            if assigned := assigned_to(world.core.fleet, worker, 1).instances:
+                for each in assigned:
+                    seen = EngineSeen(
+                        instance_id=each.instance_id,
+                        attempt=each.attempt,
+                        phase=phase,
+                        reasons=(EngineExited(exit_code=1),),
+                    )
+                    report = EngineReported.model_validate(world.identity(worker) | {"engine": seen})
+                    world.append(world.core.heard(report, world.now()))
+                return
+
+    return happens
+
+
+def all_files(phase: FilePhase) -> Callable[[World], None]:
+    def happens(world: World) -> None:
+        for file in list(world.core.fleet.files.values()):
+            reasons = (EngineExited(exit_code=None),) if phase == "failed" else ()
+            seen = FileSeen(file_id=file.id, wanted=file.wanted, phase=phase, bytes=1, reasons=reasons)
+            report = FileReported.model_validate(world.identity(file.worker_id) | {"file": seen})
+            world.append(world.core.heard(report, world.now()))
+
+    return happens
+
+
+def seconds_pass(seconds: float) -> Callable[[World], None]:
+    def happens(world: World) -> None:
+        world.seconds += seconds
+        world.append(world.core.time_passed(world.now()))
+
+    return happens
+
+
+def everybody_leaves(world: World) -> None:
+    for number in range(len(WORKERS)):
+        farewell(world, number)
+
+
+def everybody_is_removed(world: World) -> None:
+    for worker in WORKERS:
+        world.wish(WorkerRemovalRequested(worker_id=worker))
+
+
+def wants(replicas: int) -> Callable[[World], None]:
+    def happens(world: World) -> None:
+        model = MODELS[0]
+        fact = ModelScaled(model_id=model, name="a", replicas=replicas)
+        world.wish(fact if model in world.core.fleet.wishes else ModelCreated(model_id=model, spec=spec("a", replicas)))
+
+    return happens
+
+
+def every_instance_is_replaced(world: World) -> None:
+    for instance_id in sorted(world.core.fleet.instances):
+        world.wish(InstanceDeletionRequested(instance_id=instance_id))
+
+
+Story = tuple[Callable[[World], None], ...]
+THERE: Story = (all_tell_the_truth, all_beat, wants(3))
+RUNNING: Story = (*THERE, all_tell_the_truth)
+STORIES: dict[str, Story] = {
+    "runs": RUNNING,
+    "crashes": (*RUNNING, engines_of_one_worker("exited")),
+    "is unhealthy": (*RUNNING, engines_of_one_worker("unhealthy")),
+    "is stopped by others": (*RUNNING, engines_of_one_worker("stopped"), seconds_pass(1)),
+    "falls silent": (*RUNNING, seconds_pass(11), seconds_pass(11), all_beat, all_tell_the_truth),
+    "is evicted": (*RUNNING, seconds_pass(11), all_beat, seconds_pass(5), all_beat, seconds_pass(11)),
+    "leaves": (*RUNNING, everybody_leaves),
+    "is removed": (*RUNNING, everybody_leaves, everybody_is_removed),
+    "is scaled down": (*RUNNING, wants(0), engines_of_one_worker("stopped"), all_tell_the_truth),
+    "is replaced": (*RUNNING, every_instance_is_replaced, all_tell_the_truth),
+    "has no files": (*THERE, engines_of_one_worker("accepted"), all_files("failed")),
+    "gets its files": (*THERE, engines_of_one_worker("accepted"), all_files("ready")),
+    "is not taken up": (*THERE, seconds_pass(9), all_beat, seconds_pass(9), all_beat, seconds_pass(9)),
+    "never starts": (*THERE, all_files("ready"), engines_of_one_worker("loading"), all_beat, seconds_pass(1000)),
+}
+
+
+def tell(story: Story, dies_at: tuple[int, int] | None = None) -> World:
+    world = World(dies_at=dies_at)
+    for happens in story:
+        happens(world)
+        check_claims(world.core.fleet)
+    return world
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
+def test_a_scheduler_that_dies_between_any_two_facts_leaves_nothing_half_done(story: Story) -> None:
+    """Each decision of each story is cut off at each place; `World.take_over` checks what the next scheduler makes of it."""
+    decided = tell(story).decided
+    assert max(decided) > 1, "nothing could be cut off"
+    for number, count in enumerate(decided):
+        for cut in range(1, count):
+            world = tell(story, dies_at=(number, cut))
+            assert world.replayed() == world.core.fleet
 
 
 def tell_the_truth(world: World, worker: WorkerId) -> None:

@@ -111,7 +111,7 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
                 after = body.over(spec)
             except ValidationError as error:
                 raise RequestValidationError(error.errors(include_url=False)) from error
-            return await writer.change_model(model_id, after, generation, caller)
+            return await writer.change_model(model_id, spec, after, generation, caller)
 
         return written(await writer.once(caller, model, lambda: over_the_newest(model, if_match, change)), 200)
 
@@ -121,8 +121,8 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
     ) -> Response:
         caller = await caller_of(request, idempotency_key)
 
-        async def delete(model_id: ModelId, _spec: ModelSpec, generation: int) -> Written:
-            return await writer.delete_model(model_id, generation, caller)
+        async def delete(model_id: ModelId, spec: ModelSpec, generation: int) -> Written:
+            return await writer.delete_model(model_id, spec, generation, caller)
 
         return written(await writer.once(caller, model, lambda: over_the_newest(model, if_match, delete)), 200)
 
