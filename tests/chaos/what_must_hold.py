@@ -6,11 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
-import nats.errors
-import nats.js.errors
 import orjson
 
-from kernel.bus import keeping_cancellation
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.port import Stored
 from kernel.projections.projector import read_checkpoint, rebuild, verify_chain
@@ -20,8 +17,7 @@ from schemas.facts.base import Fact
 from schemas.models import Claim
 from schemas.subjects import ALL_FACTS, parse_fact_subject
 from services.api.projections.fleet import FleetProjection
-from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
-from services.scheduler.adapters.snapshots import NAME, parse
+from services.scheduler.adapters.snapshots import SnapshotStore
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.process import fold
 from tests.chaos.writers import Write
@@ -195,13 +191,7 @@ def folded(events: Sequence[Stored], *, up_to: int) -> Fleet:
 
 async def snapshot_of(stack: Stack) -> Fleet | None:
     """The scheduler's snapshot as it lies in the store."""
-    state = await JetStreamLog(stack.operator).state()
-    try:
-        store = await keeping_cancellation(stack.operator.client.jetstream(timeout=10).object_store(SNAPSHOTS))
-        found = await keeping_cancellation(store.get(NAME))
-    except (nats.js.errors.Error, nats.errors.Error, TimeoutError):
-        return None
-    return parse(found.data or b"", state)
+    return await SnapshotStore(stack.operator).load(await JetStreamLog(stack.operator).state())
 
 
 async def the_snapshot_is_what_the_log_adds_up_to(stack: Stack) -> bool:

@@ -3,8 +3,10 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from kernel.log.port import Draft
 from services.scheduler.adapters.lease import BUCKET as LEASE
 from services.scheduler.adapters.lease import KEY
 from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
-from services.scheduler.adapters.snapshots import NAME
+from services.scheduler.adapters.snapshots import NAME, SnapshotStore
 from services.scheduler.domain.fleet import Fleet
 from services.scheduler.process import Reign, fold
 from services.scheduler.settings import SchedulerSettings
@@ -229,6 +231,45 @@ async def test_a_snapshot_that_is_made_under_writes_is_what_the_log_adds_up_to(s
         fold(replayed, event)
         if (snapshot := seen.get(event.sequence)) is not None:
             assert snapshot == replayed, f"the snapshot at {event.sequence} is another fleet"
+
+
+async def test_a_snapshot_that_is_replaced_while_it_is_read_is_read_anew(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await stack.bus("scheduler")
+    state = replace(await JetStreamLog(bus).state(), last_sequence=2)
+    reader, writer = SnapshotStore(bus), SnapshotStore(await stack.bus("scheduler"))
+    assert await reader.load(state) is None
+    await writer.save(Fleet(seq=1), state)
+    ask, asked = bus.js_api, 0
+
+    async def replaced_before_the_first_part(subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await writer.save(Fleet(seq=2), state)
+        return await ask(subject, body)
+
+    monkeypatch.setattr(bus, "js_api", replaced_before_the_first_part)
+    async with asyncio.timeout(20):
+        assert await reader.load(state) == Fleet(seq=2)
+    assert asked == 2
+
+
+async def test_a_snapshot_whose_parts_are_gone_means_a_full_replay(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = await stack.bus("scheduler")
+    state = await JetStreamLog(bus).state()
+    store = SnapshotStore(bus)
+    await store.save(Fleet(), state)
+    assert await store.load(state) == Fleet()
+    await stack.operator.js_api(f"STREAM.PURGE.OBJ_{SNAPSHOTS}", {"filter": f"$O.{SNAPSHOTS}.C.>"})
+
+    async with asyncio.timeout(20):
+        assert await store.load(state) is None
+
+    assert "replaced again and again" in caplog.text
 
 
 async def test_what_was_decided_and_could_not_be_appended_is_forgotten(

@@ -3,6 +3,8 @@
 A snapshot of another schema, of another log, or one that can't be read means a full replay; a test proves both equal.
 """
 
+import base64
+import hashlib
 import logging
 from datetime import datetime
 from typing import Final
@@ -13,8 +15,9 @@ from nats.js.object_store import ObjectStore
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from kernel.bus import Bus, keeping_cancellation
-from kernel.errors import Corrupt
+from kernel.bus import Bus, JetStreamError, keeping_cancellation
+from kernel.errors import Corrupt, Unavailable
+from kernel.log.jetstream import NO_MESSAGE_FOUND
 from kernel.log.port import LogState
 from services.scheduler.domain.fleet import Fleet
 
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BUCKET: Final = "muster_snapshots"
 NAME: Final = "fleet"
+TRIES: Final = 5
 SCHEMA_VERSION: Final = 2
 """Raised by hand whenever the fields of the fleet change their meaning."""
 
@@ -67,14 +71,42 @@ class SnapshotStore:
         self._store: ObjectStore | None = None
 
     async def load(self, state: LogState) -> Fleet | None:
-        try:
-            found = await keeping_cancellation((await self._open()).get(NAME))
-        except nats.js.errors.ObjectNotFoundError:
-            return None
-        except _FAILURES as error:
-            log.warning("no snapshot could be read, replaying the whole log: %s", error)
-            return None
-        return parse(found.data or b"", state)
+        """None when there is none that fits: the whole log is to be replayed. Raises Corrupt."""
+        for _ in range(TRIES):
+            try:
+                info = await keeping_cancellation((await self._open()).get_info(NAME))
+                body = await self._read(info.nuid or "", info.chunks or 0)
+            except nats.js.errors.NotFoundError:
+                return None
+            except Replaced:
+                continue
+            except (*_FAILURES, Unavailable) as error:
+                log.warning("no snapshot could be read, replaying the whole log: %s", error)
+                return None
+            if info.digest != _digest(body):
+                log.warning("the snapshot is not what was saved, replaying the whole log")
+                return None
+            return parse(body, state)
+        log.warning("the snapshot was replaced again and again while it was read, replaying the whole log")
+        return None
+
+    async def _read(self, nuid: str, chunks: int) -> bytes:
+        """The object's parts, asked for one by one. nats-py subscribes to them instead, and waits for ever for those of an
+        object that was replaced in between: a standby would never decide.
+        """
+        parts: list[bytes] = []
+        sequence = 0
+        for _ in range(chunks):
+            wanted = {"seq": sequence + 1, "next_by_subj": f"$O.{BUCKET}.C.{nuid}"}
+            try:
+                message = (await self._bus.js_api(f"STREAM.MSG.GET.OBJ_{BUCKET}", wanted))["message"]
+            except JetStreamError as error:
+                if error.err_code == NO_MESSAGE_FOUND:
+                    raise Replaced from error
+                raise Unavailable(str(error)) from error
+            sequence = message["seq"]
+            parts.append(base64.b64decode(message.get("data", "")))
+        return b"".join(parts)
 
     async def save(self, fleet: Fleet, state: LogState) -> None:
         try:
@@ -90,3 +122,11 @@ class SnapshotStore:
             except nats.js.errors.BucketNotFoundError:
                 self._store = await context.create_object_store(BUCKET)
         return self._store
+
+
+class Replaced(Exception):
+    """Another snapshot was saved while this one was read."""
+
+
+def _digest(body: bytes) -> str:
+    return f"SHA-256={base64.urlsafe_b64encode(hashlib.sha256(body).digest()).decode()}"
