@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: up demo test check test-slow chaos bench docs lock clean-venv
+.PHONY: up demo test check test-slow test-postgres chaos bench docs lock clean-venv
 
 up: $(VENV)/.installed
 	@$(BIN)/muster up --demo $(ARGS)
@@ -20,6 +20,10 @@ check: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/pytest tests -m slow $(ARGS)
+
+# Another PostgreSQL than the wheel's: make test-postgres BIN_DIR=/usr/lib/postgresql/15/bin
+test-postgres: $(VENV)/.installed-dev
+	@MUSTER_TEST_POSTGRES_BIN=$(BIN_DIR) $(BIN)/pytest tests/kernel/projections tests/e2e/test_the_main_job.py tests/e2e/test_pending.py tests/e2e/test_bad_events.py $(ARGS)
 
 chaos: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

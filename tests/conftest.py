@@ -1,4 +1,5 @@
 import itertools
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -10,6 +11,9 @@ import pytest_asyncio
 from services.up.embedded_postgres import EmbeddedPostgres
 from tests.support.stack import Bench, Stack
 
+_BIN = os.environ.get("MUSTER_TEST_POSTGRES_BIN")
+POSTGRES_BIN = Path(_BIN) if _BIN else None
+"""Where another PostgreSQL's initdb is; the wheel's, unless it is given."""
 NewStack = Callable[..., AbstractAsyncContextManager[Stack]]
 
 
@@ -18,7 +22,7 @@ async def bench() -> AsyncIterator[Bench]:
     """One PostgreSQL for all tests; starting it is what takes long."""
     with tempfile.TemporaryDirectory(prefix="muster-") as name:
         directory = Path(name)
-        async with EmbeddedPostgres(directory / "postgres") as postgres:
+        async with EmbeddedPostgres(directory / "postgres", binaries=POSTGRES_BIN) as postgres:
             yield Bench(directory, postgres)
 
 
