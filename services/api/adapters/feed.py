@@ -113,6 +113,10 @@ class Feed:
             raise OtherGeneration(Position(current.generation, min(position.sequence, current.sequence)))
         return position.sequence
 
+    async def is_reached(self, sequence: int) -> bool:
+        """Is there an event of this sequence? Another replica may have given it to a watcher before it was known here."""
+        return sequence <= self.head or sequence <= (await self._log.state()).last_sequence
+
     async def after(self, sequence: int) -> AsyncIterator[Sequence[Stored]]:
         """Every event after this sequence, in batches, until the feed is closed."""
         while not self._closed:

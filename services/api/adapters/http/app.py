@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
+from starlette.routing import Route
 
 from services.api.adapters.gateway.proxy import Gateway
 from services.api.adapters.http import errors
@@ -25,8 +26,6 @@ def make_app(
         openapi_url="/v2/openapi.json",
         redoc_url=None,
     )
-    errors.install(app)
-
     for router in routers:
         app.include_router(router)
     app.router.routes.extend(gateway.make_routes())
@@ -51,4 +50,6 @@ def make_app(
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
+    served = (*app.routes, *(route for router in routers for route in router.routes))
+    errors.install(app, [route for route in served if isinstance(route, Route)])
     return Guard(app, settings)

@@ -1,12 +1,14 @@
 """Every error as a problem document (RFC 9457) with our code: what was wrong, where, and the request's id."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from kernel.bus import JetStreamError
 from kernel.errors import Conflict, Refused, Unavailable
@@ -21,11 +23,14 @@ CODES: Final = {
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
+    415: "unsupported_media_type",
 }
+PLACES: Final = frozenset({"body", "query", "header", "path"})
+"""Where FastAPI says that a field was; the field's name is enough."""
 
 
 def problem(
-    request: Request, status: int, code: str, message: str, *, field: str | None = None, **more: Any
+    request: Request, status: int, code: str, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
     request_id = getattr(request.state, "request_id", None)
     if request.url.path.startswith("/v1/"):
@@ -42,11 +47,15 @@ def problem(
             "field": field,
             "request_id": request_id,
         } | more
-    headers = {"retry-after": RETRY_AFTER_SECONDS} if status in (429, 503) else None
-    return json_response(body, status_code=status, headers=headers, media_type="application/problem+json")
+    later = {"retry-after": RETRY_AFTER_SECONDS} if status in (429, 503) else {}
+    return json_response(
+        body, status_code=status, headers=later | dict(headers or {}), media_type="application/problem+json"
+    )
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routes: Sequence[Route]) -> None:
+    """`routes`: what is served, to say what is possible where something else was tried."""
+
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         if not isinstance(error, Refused):
@@ -72,9 +81,11 @@ def install(app: FastAPI) -> None:
             raise error
         if (broken := error.errors()[0])["type"] == "json_invalid":
             return problem(request, 400, "invalid_json", f"the body is not JSON: {broken['ctx']['error']}")
+        if tuple(broken["loc"]) == ("body",):
+            return _no_object(request, is_missing=broken["type"] == "missing")
         errors = [
             {
-                "field": ".".join(str(part) for part in each["loc"] if part != "body"),
+                "field": ".".join(str(part) for part in each["loc"][each["loc"][0] in PLACES :]),
                 "message": each["msg"],
                 "type": each["type"],
             }
@@ -89,9 +100,28 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         if not isinstance(error, HTTPException):
             raise error
-        return problem(request, error.status_code, CODES.get(error.status_code, "http_error"), str(error.detail))
+        status, path, message, headers = error.status_code, request.url.path, str(error.detail), error.headers
+        if status == 404:
+            message = f"there is nothing at {path[:200]}"
+        if status == 405:
+            possible = sorted(
+                {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+            )
+            message, headers = f"{path[:200]} takes {', '.join(possible)} only", {"allow": ", ".join(possible)}
+        return problem(request, status, CODES.get(status, "http_error"), message, headers=headers)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         log.error("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
         return problem(request, 500, "internal_error", "an error of ours; the log tells more under this request id")
+
+
+def _no_object(request: Request, *, is_missing: bool) -> Response:
+    """The body is not there, is some other JSON, or was never read as JSON since it does not say that it is."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if is_missing:
+        return problem(request, 422, "invalid_request", "a body is missing: send a JSON object")
+    if media_type.partition("/")[2].rpartition("+")[2] != "json":
+        said = f"not as {media_type[:80]}" if media_type else "which the Content-Type must say"
+        return problem(request, 415, CODES[415], f"send the body as application/json, {said}")
+    return problem(request, 422, "invalid_request", "the body must be a JSON object")

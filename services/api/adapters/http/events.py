@@ -43,6 +43,12 @@ def make_router(feed: Feed, high_water: HighWater) -> APIRouter:
             raise Refused(
                 "other_generation", str(other), field="Last-Event-ID", status=410, resume=str(other.resume)
             ) from other
+        if not await feed.is_reached(start):
+            raise Refused(
+                "invalid_position",
+                f"{position} is after the end of the log",
+                field="since" if last_event_id is None else "Last-Event-ID",
+            )
         unknown = sorted(set(type or ()) - BY_TYPE.keys())
         if unknown:
             raise Refused("unknown_type", f"there is no event type {unknown[0][:80]}", field="type")
