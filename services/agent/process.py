@@ -327,7 +327,8 @@ class AgentProcess:
             if not attempt:
                 return LogLines(found=False)
             lines = await self._runtime.log_tail(EngineId(question.instance_id, attempt), question.lines)
-            return LogLines(found=True, attempt=attempt, lines=lines)
+            found = bool(lines) or attempt in attempts  # one that runs may have written nothing yet
+            return LogLines(found=found, attempt=attempt, lines=lines)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from services.cli.failed import Failed
+from services.cli.failed import USAGE, Failed
 
 SECONDS: Final = 15.0
 """Longer than the api waits for its own stores before it answers."""
@@ -65,6 +65,8 @@ class Client:
         self.url = url.rstrip("/")
         self._key_file = key_file
         self._has_key = bool(key)
+        if key and not (key.isascii() and key.isprintable()):
+            raise Failed(f"the key {self._its_place()} is none: a key is printable ASCII")
         if not self.url.startswith(("http://", "https://")):
             raise Failed(f"{url} is no address: one begins with http:// or https://")
         try:
@@ -163,6 +165,8 @@ class Client:
     def _request(
         self, method: str, path: Sequence[str], parameters: Document, body: Document | None = None
     ) -> Document:
+        if not all(path):
+            raise Failed("a name or an id is empty", exit_code=USAGE)
         try:
             answer = self._http.request(
                 method, "/" + "/".join(quote(part, safe="") for part in path), params=parameters, json=body
@@ -199,15 +203,18 @@ class Client:
         if answer.status_code == HTTPStatus.GONE and "resume" in problem:
             raise OtherGeneration(sentence, problem["resume"])
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise Interrupted(sentence)
+            request_id = problem.get("request_id")
+            raise Interrupted(sentence + (f" (request {request_id})" if request_id else ""))
         raise Failed(sentence)
 
     def _about_the_key(self) -> str:
         places = f"--key, MUSTER_API_KEY, or the file {self._key_file or data_dir() / 'admin.key'}"
         if not self._has_key:
             return f"{self.url} wants a key, and there is none: it is looked for in {places} (which is not there)"
-        where = "it is from --key or MUSTER_API_KEY" if self._key_file is None else f"it is from {self._key_file}"
-        return f"{self.url} does not take this key; {where} (looked for in {places})"
+        return f"{self.url} does not take this key; it is {self._its_place()} (looked for in {places})"
+
+    def _its_place(self) -> str:
+        return "from --key or MUSTER_API_KEY" if self._key_file is None else f"from {self._key_file}"
 
 
 def data_dir() -> Path:

@@ -1,5 +1,6 @@
 """`muster`: names the commands, and imports the module of the one that is asked for: nobody waits for the others."""
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Final
 
 import typer
 
-from services.cli.failed import Failed
+from services.cli.failed import USAGE, Failed
 
 MODULES: Final[Mapping[str, str]] = {
     "up": "up",
@@ -31,7 +32,9 @@ MODULES: Final[Mapping[str, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
+    _have_streams()
     try:
+        _check_text(arguments)
         try:
             make_app(arguments)(arguments, prog_name="muster")
         finally:
@@ -39,10 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Failed as failed:
         sys.stderr.write(f"muster: {failed}\n")
         sys.exit(failed.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has seen enough; the interpreter would complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has seen enough
+        _forget_output()
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"muster: nothing more can be written: {error.strerror}\n")
+        _forget_output()
+        sys.exit(1)
+
+
+def _have_streams() -> None:
+    """Python has none where the caller closed them (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Python keeps bytes that are no text as surrogates, which can be sent nowhere. Raises Failed."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise Failed(f"{ascii(argument)} is no text in the encoding of this terminal", exit_code=USAGE)
+
+
+def _forget_output() -> None:
+    """What was not written yet: the interpreter would complain when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:

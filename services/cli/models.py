@@ -33,6 +33,8 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Run a model."""
+    if not path:
+        raise Failed("--path is empty", exit_code=USAGE)
     body: dict[str, Any] = {"name": name, "local_path": os.path.abspath(path), "replicas": replicas}  # noqa: PTH100 - also tidies `..`
     if param:
         body["backend_parameters"] = param

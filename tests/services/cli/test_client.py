@@ -86,6 +86,13 @@ def test_what_is_no_muster_is_told_so() -> None:
     assert str(failed.value) == "http_502: http://muster.test is no Muster, or one is behind it"
 
 
+def test_an_error_of_the_server_tells_the_request_that_its_log_knows() -> None:
+    problem = {"code": "internal_error", "message": "an error of ours", "field": None, "request_id": "r-1"}
+    with pytest.raises(Failed) as failed:
+        client_of([httpx.Response(500, json=problem)], []).get("v2", "models")
+    assert str(failed.value) == "internal_error: an error of ours (request r-1)"
+
+
 def test_names_reach_the_server_whole() -> None:
     paths: list[str] = []
 

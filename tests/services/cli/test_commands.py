@@ -1,13 +1,14 @@
 """Each command as a process, against a whole Muster: what people see, what scripts get, how it fails."""
 
 import asyncio
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from tests.services.cli.conftest import Done, Fleet
+from tests.services.cli.conftest import MUSTER, Done, Fleet
 from tests.support.stack import TINYCHAT
 
 AGE = re.compile(r"\d+ (s|min)(?=\s|:|\.)")
@@ -110,6 +111,12 @@ async def test_json_is_what_the_rest_api_says(fleet: Fleet) -> None:
 async def test_logs_are_the_engines_last_lines(fleet: Fleet) -> None:
     done = await fleet.run("logs", "broken-0", "--attempt", "1", "--tail", "1")
     assert done == Done(0, "llama_cpp_server: error: unrecognized arguments: --nonsense\n", "")
+
+
+async def test_an_attempt_that_left_no_log_is_told_so(fleet: Fleet) -> None:
+    assert await fleet.run("logs", "tinychat", "--attempt", "99") == Done(
+        1, "", "muster: no_logs: the worker has no log of tinychat-0, attempt 99\n"
+    )
 
 
 async def test_timeline_is_what_the_event_log_says_of_an_instance(fleet: Fleet) -> None:
@@ -278,6 +285,35 @@ async def test_a_reader_that_has_seen_enough_is_no_error(fleet: Fleet) -> None:
     await fleet.run("delete", "unread")
     assert await process.wait() == 1
     assert await process.stderr.read() == b""
+
+
+async def test_output_that_can_not_be_written_is_one_sentence_and_output_that_nobody_wants_none(fleet: Fleet) -> None:
+    for arguments in ("ps", "events", "ps --json"):
+        for to, code, trouble in (
+            (">/dev/full", 1, b"muster: nothing more can be written: No space left on device\n"),
+            (">&-", 0, b""),
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", f'exec "$0" {arguments} {to}', MUSTER),
+                env={**os.environ, **fleet.environment},
+                stderr=asyncio.subprocess.PIPE,
+                cwd=fleet.stack.directory,
+            )
+            assert (await process.communicate())[1] == trouble, (arguments, to)
+            assert process.returncode == code, (arguments, to)
+
+
+async def test_what_can_not_be_sent_is_refused_before_it_is(fleet: Fleet) -> None:
+    not_text, no_path, no_name, no_key = await asyncio.gather(
+        fleet.run("explain", os.fsdecode(b"caf\xe9")),
+        fleet.run("deploy", "other", "--path", ""),
+        fleet.run("delete", ""),
+        fleet.run("ps", MUSTER_API_KEY="schl\u00fcssel"),
+    )
+    assert not_text == Done(2, "", "muster: 'caf\\udce9' is no text in the encoding of this terminal\n")
+    assert no_path == Done(2, "", "muster: --path is empty\n")
+    assert no_name == Done(2, "", "muster: a name or an id is empty\n")
+    assert no_key == Done(1, "", "muster: the key from --key or MUSTER_API_KEY is none: a key is printable ASCII\n")
 
 
 def _bare(fact: dict[str, Any]) -> dict[str, Any]:

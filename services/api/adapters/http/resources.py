@@ -178,7 +178,8 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
         )
         lines = LogLines.model_validate_json(message.data)
         if not lines.found:
-            raise Refused("no_logs", f"the worker has no log of {found['name']}", status=404)
+            of = found["name"] + (f", attempt {attempt}" if attempt is not None else "")
+            raise Refused("no_logs", f"the worker has no log of {of}", status=404)
         return json_response({"attempt": lines.attempt, "lines": list(lines.lines)})
 
     # -- workers and files ---
