@@ -14,9 +14,9 @@ import orjson
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from kernel.bus import Bus, NoAnswer
+from kernel.bus import Bus
 from kernel.clock import Clock
-from kernel.errors import Unavailable
+from kernel.errors import Refused, Unavailable
 from kernel.log.seal import seal_report
 from kernel.telemetry import current_traceparent
 from schemas.assignment import Assigned
@@ -31,7 +31,10 @@ BEAT_SECONDS: Final = 2.0
 REREAD_SECONDS: Final = 30.0
 PICTURE_SECONDS: Final = 60.0
 ACKNOWLEDGEMENT_SECONDS: Final = 2.0
+AGAIN_SECONDS: Final = 0.2
 MOST_UNSENT: Final = 1000
+MOST_BYTES: Final = 1_000_000
+"""The server takes 1 MiB, headers included."""
 
 R = TypeVar("R", bound=Report)
 
@@ -84,16 +87,19 @@ class Edge:
         self._picture_wanted.set()
 
     async def send(self, report: Report) -> None:
-        """Send now, once. Raises Unavailable."""
+        """Send now, once. Raises Unavailable, Refused (report_too_large)."""
         envelope = seal_report(
             report,
             event_id=self._clock.new_id(),
             source=f"/muster/{self._role}/{self.worker_id}",
             traceparent=current_traceparent(),
         )
+        content = envelope.to_json()
+        if len(content) > MOST_BYTES:
+            raise Refused("report_too_large", f"{len(content)} bytes are more than the {MOST_BYTES} that can be sent")
         answer = await self._bus.request(
             report.subject,
-            envelope.to_json(),
+            content,
             headers={"content-type": CONTENT_TYPE},
             timeout_seconds=ACKNOWLEDGEMENT_SECONDS,
         )
@@ -125,11 +131,12 @@ class Edge:
             while True:
                 try:
                     await self.send(report)
-                except NoAnswer:
-                    continue  # it may have arrived; told twice is told once
-                except Unavailable as error:
+                except Unavailable as error:  # it may have arrived; told twice is told once
                     log.debug("%s waits: %s", report.type, error)
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(AGAIN_SECONDS)
+                except Refused as error:
+                    log.error("%s is not sent: %s", report.type, error)  # noqa: TRY400 - the sentence is enough
+                    break
                 else:
                     break
 

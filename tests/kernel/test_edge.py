@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
@@ -13,13 +13,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from kernel import edge as edge_module
-from kernel.bus import Bus
+from kernel.bus import Bus, NoAnswer
 from kernel.clock import SystemClock
 from kernel.edge import Edge
+from kernel.errors import Unavailable
+from kernel.telemetry import span
 from schemas.assignment import Assigned
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Inventory
-from schemas.reports import EngineReported, EngineSeen, Report, WorkerObserved
+from schemas.reports import EngineReported, EngineSeen, FilesObserved, Report, WorkerObserved
 from schemas.subjects import assigned, beat
 from tests.support.log_faults import FaultyBus
 from tests.support.stack import Stack
@@ -32,6 +34,9 @@ class Worker:
 
     def __init__(self, bus: Bus, worker_id: WorkerId, directory: Path) -> None:
         self.edge = Edge(bus, worker_id, "agent", SystemClock(), directory / "state" / "assigned.json", self._picture)
+        self.may_look = asyncio.Event()
+        """Until then a picture that was begun is not done."""
+        self.may_look.set()
         self.assigned: list[tuple[int, int]] = []
         self._changed = asyncio.Condition()
 
@@ -59,9 +64,9 @@ class Worker:
             self._changed.notify_all()
 
     async def _picture(self) -> Report:
-        return WorkerObserved(
-            **self.edge.identity(), name="w", address="127.0.0.1", agent_version="1", inventory=INVENTORY
-        )
+        identity = self.edge.identity()
+        await self.may_look.wait()
+        return WorkerObserved(**identity, name="w", address="127.0.0.1", agent_version="1", inventory=INVENTORY)
 
 
 @pytest.fixture
@@ -116,14 +121,16 @@ async def test_the_assignment_is_read_at_start_and_followed_live(
 
 
 async def test_a_worker_that_nothing_was_ever_assigned_to_waits_for_the_first(
-    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker(agent, worker_id, tmp_path)
     async with worker.running():
         await heard_beats(bus, worker_id, 2)
+        await reported(bus, lambda found: len(found) == 1)
         await assign(bus, worker_id, 1, 10)
 
         assert await worker.until_assigned(1) == [(1, 10)]
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [], "nothing is not unreadable"
 
 
 async def test_an_older_assignment_changes_nothing_not_even_after_a_restart(
@@ -204,6 +211,32 @@ async def test_an_assignment_that_was_not_heard_is_read(
     assert set(worker.assigned) == {(1, 10), (1, 11)}
 
 
+class HardOfReading(Deaf):
+    """Its first reading of the assignment fails, too."""
+
+    failed = 0
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        if subject.startswith("$JS.API.DIRECT.GET.") and not self.failed:
+            self.failed += 1
+            raise NoAnswer("dropped by the test")
+        return await super().request(subject, payload, timeout_seconds=timeout_seconds, headers=headers)
+
+
+async def test_an_assignment_that_could_not_be_read_is_soon_tried_again(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_module, "REREAD_SECONDS", 3600)
+    await assign(bus, worker_id, 1, 10)
+    reading = HardOfReading(agent)
+    worker = Worker(reading, worker_id, tmp_path)
+    async with worker.running():
+        assert await worker.until_assigned(1) == [(1, 10)]
+    assert reading.failed == 1
+
+
 async def test_what_is_read_again_is_done_again_since_the_state_may_have_drifted(
     agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +256,11 @@ async def test_what_an_assignment_asks_for_is_done_to_its_end_however_long_it_ta
     cut_off: list[int] = []
     done: asyncio.Queue[int] = asyncio.Queue()
 
+    remembered: list[tuple[int, int]] = []
+
     async def take_long(document: Assigned) -> None:
+        after_a_kill = Worker(agent, worker_id, tmp_path).edge
+        remembered.append((after_a_kill.election, after_a_kill.seq))
         try:
             await asyncio.sleep(0.2)
         except asyncio.CancelledError:
@@ -240,6 +277,7 @@ async def test_what_an_assignment_asks_for_is_done_to_its_end_however_long_it_ta
             while await done.get() != 2:
                 pass
         assert cut_off == []
+        assert (remembered[0], remembered[-1]) == ((1, 1), (1, 2)), "a kill in the middle lets no older one in"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -263,14 +301,14 @@ async def test_what_is_not_an_assignment_of_this_worker_changes_nothing(
 # -- what is reported ---------------------------------------------------------------------------------------------------
 
 
-async def heard_beats(bus: Bus, worker_id: str, count: int) -> list[dict[str, object]]:
+async def heard_beats(bus: Bus, worker_id: str, count: int, *, role: str = "agent") -> list[dict[str, object]]:
     """So many beats in a row: whatever the edge does first is done, and its connection works."""
     beats: asyncio.Queue[dict[str, object]] = asyncio.Queue()
 
     async def heard(message: Msg) -> None:
         beats.put_nowait(orjson.loads(message.data))
 
-    subscription = await bus.subscribe(beat(worker_id, "agent"), heard)
+    subscription = await bus.subscribe(beat(worker_id, role), heard)
     try:
         async with asyncio.timeout(30):
             return [await beats.get() for _ in range(count)]
@@ -289,6 +327,137 @@ async def test_beats_tell_the_boot_and_count_up(agent: Bus, bus: Bus, worker_id:
     assert Worker(agent, worker_id, tmp_path).edge.boot_id != worker.edge.boot_id
 
 
+class Struggling(FaultyBus):
+    """What it is used for fails in turn, as often as was said; `away` lasts until it is cleared."""
+
+    def __init__(self, healthy: Bus, *troubles: Exception | bytes, lost_beats: int = 0) -> None:
+        super().__init__(healthy)
+        self.troubles = list(troubles)
+        self.lost_beats = lost_beats
+        self.away = False
+        self.tried = asyncio.Event()
+
+    async def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        if self.lost_beats:
+            self.lost_beats -= 1
+            raise Unavailable("NATS is away")
+        await super().publish(subject, payload, headers, reply)
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        if subject.startswith("muster.reports."):
+            self.tried.set()
+            if self.away:
+                raise Unavailable("NATS is away")
+            if self.troubles:
+                trouble = self.troubles.pop(0)
+                if isinstance(trouble, bytes):
+                    return Msg(self.client, data=trouble)
+                raise trouble
+        return await super().request(subject, payload, timeout_seconds=timeout_seconds, headers=headers)
+
+
+async def test_beats_go_on_after_an_outage(agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path) -> None:
+    worker = Worker(Struggling(agent, lost_beats=3), worker_id, tmp_path)
+    heard = asyncio.create_task(heard_beats(bus, worker_id, 2))
+    await bus.flush()
+    async with worker.running():
+        assert [beat["counter"] for beat in await heard] == [4, 5]
+
+
+async def test_a_report_is_an_event_with_its_source_and_its_trace(shared: Stack, bus: Bus, tmp_path: Path) -> None:
+    worker_id = shared.workers[0].id
+    downloader = await shared.bus("downloader", 0)
+
+    async def picture() -> Report:
+        return FilesObserved(**edge.identity())
+
+    edge = Edge(downloader, worker_id, "downloader", SystemClock(), tmp_path / "state.json", picture)
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with span("test", traceparent=traceparent):
+        await edge.send(await picture())
+
+    message = (await bus.js_api("STREAM.MSG.GET.REPORTS", {"seq": 1}))["message"]
+    assert message["subject"] == f"muster.reports.{worker_id}.files.{worker_id}.FilesObserved"
+    assert b"content-type: application/cloudevents+json" in base64.b64decode(message["hdrs"])
+    envelope = orjson.loads(base64.b64decode(message["data"]))
+    assert envelope["source"] == f"/muster/downloader/{worker_id}"
+    assert envelope["traceparent"].split("-")[1] == traceparent.split("-")[1]
+
+    async def nothing(_document: Assigned) -> None:
+        pass
+
+    task = asyncio.create_task(edge.run(nothing))
+    beats = await heard_beats(bus, worker_id, 2, role="downloader")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [beat["boot_id"] for beat in beats] == [edge.boot_id] * 2
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [Unavailable("nobody answers"), NoAnswer("timed out"), b'{"error": {"description": "no space left"}}'],
+    ids=repr,
+)
+async def test_a_report_is_sent_until_it_is_acknowledged(
+    agent: Bus,
+    bus: Bus,
+    worker_id: WorkerId,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception | bytes,
+) -> None:
+    monkeypatch.setattr(edge_module, "AGAIN_SECONDS", 0.01)
+    worker = Worker(Struggling(agent, trouble, trouble, trouble), worker_id, tmp_path)
+    async with worker.running():
+        await reported(bus, lambda found: len(found) == 1)
+        worker.reports(1)
+        found = await reported(bus, lambda found: len(found) == 2)
+
+    assert found == [("WorkerObserved", 1), ("EngineReported", 2)]
+
+
+async def test_a_report_that_no_message_can_hold_stands_in_nobodys_way(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(agent, worker_id, tmp_path)
+    async with worker.running():
+        await reported(bus, lambda found: len(found) == 1)
+        huge = EngineSeen(instance_id=InstanceId("i-1"), attempt=1, phase="exited", log_tail=("x" * 10_000,) * 120)
+        worker.edge.report(EngineReported(**worker.edge.identity(), engine=huge))
+        worker.reports(2)
+        found = await reported(bus, lambda found: len(found) == 2)
+
+    assert found == [("WorkerObserved", 1), ("EngineReported", 3)]
+    assert "EngineReported is not sent: " in caplog.text
+
+
+async def test_the_complete_picture_is_sent_every_minute(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert edge_module.PICTURE_SECONDS == 60
+    monkeypatch.setattr(edge_module, "PICTURE_SECONDS", 0.05)
+    async with Worker(agent, worker_id, tmp_path).running():
+        await reported(bus, lambda found: len(found) >= 3)
+
+
+async def test_a_picture_that_is_wanted_while_one_is_made_is_made_too(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path
+) -> None:
+    worker = Worker(agent, worker_id, tmp_path)
+    worker.may_look.clear()
+    async with worker.running():
+        await heard_beats(bus, worker_id, 2)
+        worker.edge.want_picture()
+        worker.may_look.set()
+        found = await reported(bus, lambda found: len(found) == 2)
+
+    assert found == [("WorkerObserved", 1), ("WorkerObserved", 2)]
+
+
 async def test_the_complete_picture_is_sent_at_start_when_wanted_and_after_an_election(
     agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path
 ) -> None:
@@ -301,10 +470,33 @@ async def test_the_complete_picture_is_sent_at_start_when_wanted_and_after_an_el
         await reported(bus, lambda found: len(found) == 3)
         await assign(bus, worker_id, 5, 2)  # of the same election
         await worker.until_assigned(2)
+        await heard_beats(bus, worker_id, 2)
         worker.reports(1)
         found = await reported(bus, lambda found: len(found) == 4)
 
     assert found == [("WorkerObserved", 1), ("WorkerObserved", 2), ("WorkerObserved", 3), ("EngineReported", 4)]
+
+
+async def test_the_picture_after_an_election_shows_what_was_assigned_already_done(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path
+) -> None:
+    worker = Worker(agent, worker_id, tmp_path)
+    may_act = asyncio.Event()
+
+    async def act(_document: Assigned) -> None:
+        await may_act.wait()
+        worker.reports(1)
+
+    task = asyncio.create_task(worker.edge.run(act))
+    await reported(bus, lambda found: len(found) == 1)
+    await assign(bus, worker_id, 5, 1)
+    await heard_beats(bus, worker_id, 3)
+    may_act.set()
+    found = await reported(bus, lambda found: len(found) == 3)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert found == [("WorkerObserved", 1), ("EngineReported", 2), ("WorkerObserved", 3)]
 
 
 async def test_reports_keep_their_order_through_an_outage_and_a_picture_follows(own: Stack, tmp_path: Path) -> None:
@@ -342,3 +534,20 @@ async def test_when_too_many_reports_wait_the_complete_picture_takes_their_place
         found = await reported(bus, lambda found: len(found) == 2)
 
     assert found == [("EngineReported", 7), ("WorkerObserved", 8)]
+
+
+async def test_after_an_outage_in_which_too_many_reports_waited_the_complete_picture_is_told(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_module, "MOST_UNSENT", 5)
+    struggling = Struggling(agent)
+    struggling.away = True
+    worker = Worker(struggling, worker_id, tmp_path)
+    async with worker.running():
+        await asyncio.wait_for(struggling.tried.wait(), timeout=30)  # the first picture is on its way
+        for attempt in range(1, 7):
+            worker.reports(attempt)
+        struggling.away = False
+        found = await reported(bus, lambda found: len(found) == 2)
+
+    assert found == [("WorkerObserved", 1), ("WorkerObserved", 8)]
