@@ -31,7 +31,7 @@ from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
-from services.agent.domain.diagnosis import diagnose
+from services.agent.domain.diagnosis import diagnose, evidence
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.plan import plan, worker_ports
 from services.agent.domain.runtime import ContainerRuntime, EngineExit, EngineId, EngineNotStarted, RunningEngine
@@ -44,7 +44,6 @@ PROBE_SECONDS: Final = 1.0
 PROBE_TIMEOUT_SECONDS: Final = 1.0
 PROBES_UNTIL_UNHEALTHY: Final = 3
 LOADING_AGAIN_SECONDS: Final = 10.0
-LINES_OF_EVIDENCE: Final = 50
 LINES_OF_PROGRESS: Final = 20
 
 
@@ -236,7 +235,7 @@ class AgentProcess:
                 "phase": "exited",
                 "exit_code": code,
                 "reasons": reasons,
-                "log_tail": exit_.log_tail[-LINES_OF_EVIDENCE:],
+                "log_tail": evidence(exit_.log_tail),
             }
         )
         self._report(watched)

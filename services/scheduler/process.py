@@ -43,7 +43,7 @@ from schemas.subjects import (
     parse_beat,
     parse_report_subject,
 )
-from services.scheduler.adapters.board import Board
+from services.scheduler.adapters.board import Board, TooLarge
 from services.scheduler.adapters.lease import Lease
 from services.scheduler.adapters.snapshots import SnapshotStore
 from services.scheduler.domain.assignments import assigned_to
@@ -286,7 +286,11 @@ class Reign:
         for worker_id in sorted(workers):
             self._greeted.add(worker_id)
             document = assigned_to(self._core.fleet, worker_id, self.election.sequence)
-            await self._board.publish(document, always=always)
+            try:
+                await self._board.publish(document, always=always)
+            except TooLarge as error:  # what is new in it is not accepted in time; everybody else is served meanwhile
+                log.error("not published: %s", error)  # noqa: TRY400 - the sentence is enough
+                continue
             attempts = [(instance.instance_id, instance.attempt) for instance in document.instances]
             self._core.published(worker_id, attempts, document.election, document.seq)
 

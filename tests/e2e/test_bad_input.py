@@ -184,6 +184,16 @@ async def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(cli
             ), (method, path)
 
 
+async def test_a_model_that_would_not_fit_into_the_messages_about_it_is_refused(client: Client) -> None:
+    for much in (
+        {"backend_parameters": ["a" * 4000] * 20},
+        {"env": {f"A{n}": "a" * 4000 for n in range(20)}},
+        {"worker_selector": {str(n): "\u00e4" * 128 for n in range(64)}, "backend_parameters": ["a" * 4000] * 13},
+    ):
+        for method, path, body in (("POST", "/v2/models", VALID | much), ("PATCH", "/v2/models/there", much)):
+            assert await refused(client, method, path, body) == (422, "model_too_large", None), (method, much.keys())
+
+
 # -- paths, parameters, headers ---------------------------------------------------------------------------------------
 
 
@@ -224,7 +234,10 @@ async def test_a_method_that_a_path_does_not_have_is_refused(client: Client) -> 
         if method not in known[path]:
             at = filled(path, "there")
             status, answer, headers = await client.request(method, at, {} if method != "GET" else None)
-            assert (status, *_complete(path, status, answer, headers)) == (405, "method_not_allowed", None), (method, at)
+            assert (status, *_complete(path, status, answer, headers)) == (405, "method_not_allowed", None), (
+                method,
+                at,
+            )
             assert {*headers["allow"].split(", ")} - {"HEAD"} == known[path], (method, at)
             assert answer.get("error", answer)["message"] == f"{at} takes {headers['allow']} only"
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from services.scheduler.adapters.lease import KEY
 from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
 from services.scheduler.adapters.snapshots import NAME, SnapshotStore
 from services.scheduler.domain.fleet import Fleet
+from services.scheduler.domain.policy import Policy
 from services.scheduler.process import Reign, fold
 from services.scheduler.settings import SchedulerSettings
 from tests.chaos.what_must_hold import (
@@ -300,3 +301,29 @@ async def test_what_was_decided_and_could_not_be_appended_is_forgotten(
     assert folded(events, up_to=events[-1].sequence).seq == events[-1].sequence, "the log contradicts itself"
     await stack.stop("scheduler")
     assert await the_snapshot_is_what_the_log_adds_up_to(stack)
+
+
+async def test_an_assignment_that_no_message_can_hold_does_not_stop_the_scheduler(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("services.scheduler.adapters.board.MOST_BYTES", 4000)
+    impatient: Callable[[SchedulerSettings], Policy] = lambda _settings: Policy(accept_seconds=2.0)  # noqa: E731
+    monkeypatch.setattr(SchedulerSettings, "policy", impatient)
+    await stack.start_scheduler()
+    small = a_machine(stack.directory, "small", ram=GIB)
+    for number in (0, 1):
+        await stack.start_worker(number, inventory=small, **QUICK)
+    await stack.start_api()
+    client = stack.client()
+    await client.until("/v2/workers", lambda workers: [w["state"] for w in workers["items"]] == ["ready", "ready"])
+
+    await client.deploy("fat", backend_parameters=["--fat=" + "x" * 4000])
+    await client.until_state("/v2/model-instances/fat-0", "scheduled")
+    await client.deploy("thin")  # at the latest when the other one is given up here and tried elsewhere
+    await client.until_state("/v2/models/thin", "ready")
+    assert "not published: the assignment of w-" in caplog.text
+
+    await client.request("DELETE", "/v2/models/fat")
+    await client.deploy("wide", replicas=3)
+    await client.until_state("/v2/models/wide", "ready")
+    assert len(of_type(await facts_of(stack), "SchedulerElected")) == 1, "nobody had to take over"

@@ -19,6 +19,10 @@ from schemas.reasons import (
     UnsupportedModel,
 )
 
+LINES_OF_EVIDENCE: Final = 50
+BYTES_OF_EVIDENCE: Final = 16 * 1024
+"""A worker's complete picture has the evidence of every engine that ended, and is one message of at most 1 MiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -35,6 +39,17 @@ class Context:
 class Symptom:
     pattern: re.Pattern[str]
     reason: Callable[[re.Match[str], Context], Reason]
+
+
+def evidence(log_tail: tuple[str, ...]) -> tuple[str, ...]:
+    """The last lines, as many as a report has room for."""
+    room, kept = BYTES_OF_EVIDENCE, 0
+    for line in reversed(log_tail[-LINES_OF_EVIDENCE:]):
+        room -= len(line.encode())
+        if room < 0:
+            break
+        kept += 1
+    return log_tail[len(log_tail) - kept :]
 
 
 def diagnose(

@@ -16,6 +16,12 @@ from schemas.subjects import ASSIGNED, assigned
 log = logging.getLogger(__name__)
 
 ACKNOWLEDGEMENT_SECONDS: Final = 2.0
+MOST_BYTES: Final = 1_000_000
+"""The server takes 1 MiB, headers included."""
+
+
+class TooLarge(Exception):
+    """What is assigned to a worker does not fit into one message: it keeps doing what it was told before."""
 
 
 class Board:
@@ -25,16 +31,19 @@ class Board:
         self._contents: dict[WorkerId, bytes] = {}
 
     async def publish(self, document: Assigned, *, always: bool = False) -> bool:
-        """False when nothing has changed since the last one. Raises Deposed, Unavailable."""
+        """False when nothing has changed since the last one. Raises Deposed, Unavailable, TooLarge."""
         content = document.model_dump_json(exclude={"election", "seq", "worker_id"}).encode()
         if not always and self._contents.get(document.worker_id) == content:
             return False
+        message = document.model_dump_json().encode()
+        if len(message) > MOST_BYTES:
+            raise TooLarge(f"the assignment of {document.worker_id} has {len(message)} bytes, {MOST_BYTES} can be sent")
         if document.worker_id not in self._sequences:
             await self._look_up(document)
         for _ in range(3):
             answer = await self._bus.request(
                 assigned(document.worker_id),
-                document.model_dump_json().encode(),
+                message,
                 headers={EXPECTED_SEQUENCE: str(self._sequences[document.worker_id])},
                 timeout_seconds=ACKNOWLEDGEMENT_SECONDS,
             )

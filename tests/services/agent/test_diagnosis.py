@@ -18,7 +18,7 @@ from schemas.reasons import (
     UnknownParameter,
     UnsupportedModel,
 )
-from services.agent.domain.diagnosis import diagnose
+from services.agent.domain.diagnosis import diagnose, evidence
 
 RECORDED = Path(__file__).parent / "recorded"
 FOLDER = "/tmp/muster-recorded"
@@ -107,3 +107,10 @@ def test_what_an_engine_survived_is_not_why_it_was_killed() -> None:
 @pytest.mark.parametrize("exit_code", [0, 1, 128, 255, None])
 def test_a_log_that_shows_nothing_leaves_the_exit_code(exit_code: int | None) -> None:
     assert why(exit_code, None, "listening", "bye") == (EngineExited(exit_code=exit_code),)
+
+
+def test_the_evidence_is_the_last_lines_that_a_report_has_room_for() -> None:
+    assert evidence(()) == ()
+    assert evidence(("a", "b")) == ("a", "b")
+    assert evidence(tuple(str(n) for n in range(60))) == tuple(str(n) for n in range(10, 60))
+    assert evidence(tuple("ä" * 2000 for _ in range(50))) == ("ä" * 2000,) * 4

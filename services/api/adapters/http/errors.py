@@ -30,7 +30,14 @@ PLACES: Final = frozenset({"body", "query", "header", "path"})
 
 
 def problem(
-    request: Request, status: int, code: str, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None, **more: Any
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    field: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> Response:
     request_id = getattr(request.state, "request_id", None)
     if request.url.path.startswith("/v1/"):
@@ -60,7 +67,7 @@ def install(app: FastAPI, routes: Sequence[Route]) -> None:
     async def refused(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         if not isinstance(error, Refused):
             raise error
-        more = {"numbers": error.numbers} if error.numbers else {}
+        more: dict[str, Any] = {"numbers": error.numbers} if error.numbers else {}
         return problem(request, error.status, error.code, error.message, field=error.field, **more)
 
     @app.exception_handler(Conflict)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from kernel.errors import Refused
 from schemas.ids import NAME_PATTERN
 from schemas.models import Category, LocalPath, ModelSpec
 from services.api.domain.models import BACKENDS
@@ -29,6 +30,10 @@ OURS: dict[str, str] = {
 """Flags that Muster sets; a model may not."""
 ISOLATION = ("LD_", "PYTHON", "NVIDIA_VISIBLE", "CUDA_VISIBLE", "DOCKER_", "BASH_ENV", "MUSTER_")
 """Environment that would break isolation."""
+
+
+MOST_BYTES = 64 * 1024
+"""Of a model's wish: the assignment of a worker repeats it for every instance, and is one message of at most 1 MiB."""
 
 
 class Body(BaseModel):
@@ -82,8 +87,15 @@ class ModelFields(Body):
         return env
 
     def spec(self, name: str) -> ModelSpec:
+        """Raises Refused (model_too_large)."""
         fields = self.model_dump(exclude={"source", "local_path", "name"})
-        return ModelSpec.model_validate(fields | {"name": name, "source": LocalPath(path=self.local_path)})
+        spec = ModelSpec.model_validate(fields | {"name": name, "source": LocalPath(path=self.local_path)})
+        size = len(spec.model_dump_json().encode())
+        if size > MOST_BYTES:
+            raise Refused(
+                "model_too_large", f"what is wanted of a model has at most {MOST_BYTES} bytes of JSON, this has {size}"
+            )
+        return spec
 
 
 class CreateModel(ModelFields):
