@@ -64,7 +64,7 @@ def _check_text(arguments: Sequence[str]) -> None:
     """Python keeps bytes that are no text as surrogates, which can be sent nowhere. Raises Failed."""
     for argument in arguments:
         if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
-            raise Failed(f"{ascii(argument)} is no text in the encoding of this terminal", exit_code=USAGE)
+            raise Failed(f"{argument!a} is no text in the encoding of this terminal", exit_code=USAGE)
 
 
 def _forget_output() -> None:
