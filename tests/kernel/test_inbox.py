@@ -13,7 +13,7 @@ from faststream.nats import NatsBroker, NatsMessage
 from nats.aio.msg import Msg
 from pydantic import BaseModel, SecretStr
 
-from kernel.bus import Bus, NoAnswer
+from kernel.bus import Bus, JetStreamError, NoAnswer
 from kernel.errors import Conflict, Corrupt, Refused, Unavailable
 from kernel.inbox import make_broker, watch_consumer, work
 from kernel.settings import BusSettings
@@ -80,6 +80,22 @@ async def settled(bus: Bus, count: int) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
+@asynccontextmanager
+async def terminated(bus: Bus) -> AsyncGenerator[asyncio.Queue[int]]:
+    """Sequence of each message that a consumer of the stream refused for good, as the server announces it."""
+    refused: asyncio.Queue[int] = asyncio.Queue()
+
+    async def heard(message: Msg) -> None:
+        refused.put_nowait(orjson.loads(message.data)["stream_seq"])
+
+    subscription = await bus.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.WORK.worker", heard)
+    await bus.flush()
+    try:
+        yield refused
+    finally:
+        await subscription.unsubscribe()
+
+
 class Told:
     """What a handler was told, how often and when; it does what it is given to do."""
 
@@ -127,9 +143,11 @@ async def test_work_that_is_refused_is_never_told_again(jobs: Bus, broker: NatsB
 
     told = Told(refuse)
     handled_by(broker, told, ack_wait_seconds=0.5)
-    async with started(broker):
+    async with terminated(jobs) as refused, started(broker):
         await tell(jobs, job(1), job(2))
         info = await settled(jobs, 2)
+        assert await asyncio.wait_for(refused.get(), timeout=30) == 1
+        assert refused.empty()
 
     assert told.what == [(1, 1), (2, 1)]
     assert (info["num_ack_pending"], info["num_redelivered"], info["num_pending"]) == (0, 0, 0)
@@ -141,9 +159,11 @@ async def test_what_can_not_be_read_is_refused_and_does_not_stand_in_the_way(
 ) -> None:
     told = Told()
     handled_by(broker, told)
-    async with started(broker):
+    async with terminated(jobs) as refused, started(broker):
         await tell(jobs, body, job(2))
         info = await settled(jobs, 2)
+        assert await asyncio.wait_for(refused.get(), timeout=30) == 1
+        assert refused.empty()
 
     assert told.what == [(2, 1)]
     assert (info["num_ack_pending"], info["num_redelivered"], info["num_pending"]) == (0, 0, 0)
@@ -151,10 +171,16 @@ async def test_what_can_not_be_read_is_refused_and_does_not_stand_in_the_way(
 
 
 @pytest.mark.parametrize(
-    "trouble", [Unavailable("Postgres is away"), Conflict("somebody was faster"), ValueError("unforeseen")], ids=repr
+    ("trouble", "level"),
+    [
+        (Unavailable("Postgres is away"), "INFO"),
+        (Conflict("somebody was faster"), "INFO"),
+        (ValueError("unforeseen"), "ERROR"),
+    ],
+    ids=repr,
 )
 async def test_work_that_can_not_be_done_now_is_told_again_with_growing_delay(
-    jobs: Bus, broker: NatsBroker, trouble: Exception
+    jobs: Bus, broker: NatsBroker, trouble: Exception, level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail_four_times(_job: Job, delivery: int) -> None:
         if delivery < 5:
@@ -169,22 +195,43 @@ async def test_work_that_can_not_be_done_now_is_told_again_with_growing_delay(
     assert told.what[:5] == [(1, delivery) for delivery in (1, 2, 3, 4, 5)]
     gaps = [later - earlier for earlier, later in zip(told.at[:4], told.at[1:5], strict=True)]
     assert [gap >= delay for gap, delay in zip(gaps, (0.05, 0.15, 0.3, 0.3), strict=True)] == [True] * 4, gaps
+    assert [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "kernel.inbox"][:4] == [
+        (level, f"worker again in {delay} s: {trouble}") for delay in (0.05, 0.15, 0.3, 0.3)
+    ]
 
 
 async def test_slow_work_is_kept_alive(jobs: Bus, broker: NatsBroker) -> None:
-    """It takes twice as long as the server would wait for a silent handler."""
+    """It takes three times as long as the server would wait for a silent handler, and another hand is free to be told."""
 
     async def take_long(_job: Job, _delivery: int) -> None:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(3.0)
 
     told = Told(take_long)
-    handled_by(broker, told, ack_wait_seconds=0.5)
+    handled_by(broker, told, ack_wait_seconds=1.0, at_once=2)
     async with started(broker):
         await tell(jobs, job(1))
         info = await settled(jobs, 1)
 
     assert told.what == [(1, 1)]
     assert (info["num_ack_pending"], info["num_redelivered"]) == (0, 0)
+
+
+@pytest.mark.parametrize("trouble", [None, Refused("no", "no"), Unavailable("not now")], ids=repr)
+async def test_work_that_is_over_is_no_longer_kept_alive(
+    jobs: Bus, broker: NatsBroker, trouble: Exception | None
+) -> None:
+    async def end(_job: Job, delivery: int) -> None:
+        if trouble is not None and delivery == 1:
+            raise trouble
+
+    handled_by(broker, Told(end), backoff_seconds=(0.01,))
+    async with started(broker):
+        await tell(jobs, job(1))
+        await settled(jobs, 1)
+
+        ticking = [task for task in asyncio.all_tasks() if "_tick" in repr(task.get_coro())]
+        await asyncio.wait(ticking, timeout=5) if ticking else None
+        assert [task for task in ticking if not task.done()] == []
 
 
 async def test_no_more_is_worked_on_at_once_than_was_said(jobs: Bus, broker: NatsBroker) -> None:
@@ -230,7 +277,7 @@ async def test_what_contradicts_itself_is_not_acknowledged_and_is_called_critica
 
 async def test_the_stream_stays_as_it_was_provisioned(jobs: Bus, broker: NatsBroker) -> None:
     before = (await jobs.js_api("STREAM.INFO.WORK"))["config"]
-    handled_by(broker, Told())
+    handled_by(broker, Told(), ack_wait_seconds=20.0)
     async with started(broker):
         await tell(jobs, job(1))
         info = await settled(jobs, 1)
@@ -238,14 +285,44 @@ async def test_the_stream_stays_as_it_was_provisioned(jobs: Bus, broker: NatsBro
     assert (await jobs.js_api("STREAM.INFO.WORK"))["config"] == before
     assert before.items() >= {k: v for k, v in STREAM.items() if k != "metadata"}.items()
     config = info["config"]
-    assert (config["ack_wait"], config["max_ack_pending"], config["max_deliver"]) == (30 * 10**9, 1, -1)
+    assert (config["ack_wait"], config["max_ack_pending"], config["max_deliver"]) == (20 * 10**9, 1, -1)
+
+
+async def test_work_goes_on_after_an_outage_however_long(own: Stack) -> None:
+    """Longer than a broker tries to reconnect unless it is told to go on: here two tries, a second apart."""
+    await own.operator.js_api("STREAM.CREATE.WORK", STREAM | {"storage": "file"})
+    settings = BusSettings(
+        servers=(own.nats.url,), nkey_seed=SecretStr(own.seeds["operator"]), inbox_prefix="_INBOX_operator"
+    )
+    told = Told()
+    broker = make_broker("test work", settings)
+    handled_by(broker, told)
+    async with started(broker):
+        await tell(own.operator, job(1))
+        await settled(own.operator, 1)
+        port = own.nats.url.rpartition(":")[2]
+        await own.nats.stop()
+        await asyncio.sleep(4)
+        await own.nats._start(120.0, ["-p", port])  # pyright: ignore[reportPrivateUsage] - `restart` gives no time between
+        async with asyncio.timeout(30):
+            while not own.operator.is_connected:  # noqa: ASYNC110 - it reconnects by itself
+                await asyncio.sleep(0.01)
+        await tell(own.operator, job(2))
+        await settled(own.operator, 2)
+
+    assert told.what == [(1, 1), (2, 1)]
+
+
+async def test_a_broker_hears_answers_where_its_credentials_let_it(broker: NatsBroker) -> None:
+    async with started(broker):
+        assert (await broker.new_inbox()).startswith("_INBOX_operator.")
 
 
 # -- the watchdog -------------------------------------------------------------------------------------------------------
 
 
 class CountingBus(FaultyBus):
-    """Counts what it is asked; the first two times nobody answers."""
+    """Counts what it is asked; the first two times nobody answers, the third time the server can't."""
 
     def __init__(self, healthy: Bus) -> None:
         super().__init__(healthy)
@@ -259,6 +336,8 @@ class CountingBus(FaultyBus):
         self.asked.release()
         if self._asked <= 2:
             raise NoAnswer("dropped by the test")
+        if self._asked == 3:
+            raise JetStreamError(10008, 503, "JetStream system temporarily unavailable")
         return await super().request(subject, payload, timeout_seconds=timeout_seconds, headers=headers)
 
 
@@ -276,3 +355,13 @@ async def test_a_consumer_that_was_deleted_is_noticed_and_an_outage_is_not_taken
 
     with pytest.raises(Unavailable, match="consumer worker of WORK was deleted"):
         await asyncio.wait_for(watching, timeout=30)
+
+
+async def test_the_server_is_asked_no_more_often_than_was_said(jobs: Bus) -> None:
+    counting = CountingBus(jobs)
+    watching = asyncio.create_task(watch_consumer(counting, "WORK", "worker", every_seconds=3600))
+    await asyncio.sleep(0.1)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+    assert counting.asked.locked()
