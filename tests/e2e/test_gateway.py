@@ -121,6 +121,18 @@ async def test_a_client_that_leaves_in_the_middle_is_no_longer_counted(client: C
     # the fixture looks at what is counted
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_before_the_first_byte_is_no_longer_counted(client: Client, stream: bool) -> None:
+    leaving = asyncio.create_task(
+        client.session.post(client.url + "/v1/chat/completions", json=chat("think", stream=stream))
+    )
+    await asyncio.sleep(0.2)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await asyncio.sleep(0.5)
+    # the fixture looks at what is counted
+
+
 async def test_a_renamed_model_answers_to_its_new_name_alone(client: Client) -> None:
     status, _, _ = await client.request("PATCH", "/v2/models/chat", {"name": "renamed"})
     assert status == 200
