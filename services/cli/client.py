@@ -200,8 +200,8 @@ class Client:
         sentence = f"{code}: {message}" + (f" ({field})" if field and not message.startswith(f"{field}:") else "")
         if answer.status_code == HTTPStatus.NOT_FOUND:
             raise NotFound(sentence)
-        if answer.status_code == HTTPStatus.GONE and "resume" in problem:
-            raise OtherGeneration(sentence, problem["resume"])
+        if answer.status_code == HTTPStatus.GONE and (resume := problem.get("numbers", {}).get("resume")):
+            raise OtherGeneration(sentence, resume)
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             request_id = problem.get("request_id")
             raise Interrupted(sentence + (f" (request {request_id})" if request_id else ""))

@@ -43,7 +43,7 @@ def client_of(answers: list[httpx.Response], asked: list[str | None]) -> Client:
 
 
 def test_a_followed_stream_goes_on_exactly_after_what_it_told_through_interruptions_and_a_restored_log() -> None:
-    gone = {"code": "other_generation", "message": "the log was restored", "field": None, "resume": "2-40"}
+    gone = {"code": "other_generation", "message": "the log was restored", "numbers": {"resume": "2-40"}}
     asked: list[str | None] = []
     notices: list[str] = []
     answers = [

@@ -146,6 +146,13 @@ async def test_events_are_all_facts_so_far_each_on_a_line(fleet: Fleet) -> None:
     ]
 
 
+async def test_after_a_position_of_another_log_the_events_go_on_where_the_server_says(fleet: Fleet) -> None:
+    facts = await fleet.client.events()
+    told = await fleet.run("events", "--since", f"9-{facts[2]['position'].partition('-')[2]}", "--json")
+    assert (told.code, told.trouble) == (0, f"muster: the log was restored; going on after {facts[2]['position']}\n")
+    assert [orjson.loads(line) for line in told.said.splitlines()] == [_bare(fact) for fact in facts[3:]]
+
+
 async def test_a_followed_stream_outlives_the_server_and_tells_each_event_once(fleet: Fleet) -> None:
     stack = fleet.stack
     port = int(fleet.client.url.rpartition(":")[2])
