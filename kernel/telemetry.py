@@ -5,6 +5,7 @@ The exporter is imported only when an endpoint is configured. Source of the head
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from kernel.settings import ServiceSettings
 
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, version 00's fields."""
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -71,6 +74,11 @@ def current_traceparent() -> str | None:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get("traceparent")
+
+
+def traceparent_of(given: str | None) -> str | None:
+    """What a caller gave, when it is one (it becomes part of events, and a header on the bus); else that of this task."""
+    return given if given is not None and _TRACEPARENT.fullmatch(given) else current_traceparent()
 
 
 @contextmanager

@@ -278,7 +278,9 @@ class Reign:
         elif isinstance(fact, InstanceFact) and (instance := self._core.fleet.instances.get(fact.instance_id)):
             model_id = instance.model_id
         wish = self._core.fleet.wishes.get(model_id) if model_id else None
-        return replace(cause, correlation_id=wish.correlation_id) if wish else cause
+        if wish is None:
+            return cause
+        return replace(cause, correlation_id=wish.correlation_id, traceparent=cause.traceparent or wish.traceparent)
 
     async def _publish(self, workers: set[WorkerId], *, always: bool = False) -> None:
         if self.election is None:
@@ -359,7 +361,8 @@ class Reign:
             answer = ModelInspection(reasons=(InspectionFailed(problem=str(error)[:200]),))
         finally:
             self._asking.discard(question)
-        cause = Cause(correlation_id=wish.correlation_id, actor=f"worker/{question.worker_id}")
+        actor = f"worker/{question.worker_id}"
+        cause = Cause(correlation_id=wish.correlation_id, actor=actor, traceparent=wish.traceparent)
         await self._inputs.put(lambda now: (self._core.inspected(question, answer, now), cause))
 
     async def _save_snapshot(self) -> None:
@@ -403,7 +406,7 @@ def fold(fleet: Fleet, event: Stored) -> tuple[Fact, Envelope] | None:
         log.error("event %d is malformed and passed over: %s", event.sequence, why)  # noqa: TRY400 - the sentence is enough
         fleet.seq = max(fleet.seq, event.sequence)
         return None
-    evolve(fleet, fact, event.sequence, envelope.time, envelope.correlationid)
+    evolve(fleet, fact, event.sequence, envelope.time, envelope.correlationid, envelope.traceparent)
     return fact, envelope
 
 

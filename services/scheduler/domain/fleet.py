@@ -82,6 +82,8 @@ class Wish:
     generation: int
     deleted: bool = False
     correlation_id: str | None = None
+    traceparent: str | None = None
+    """Of the request that wanted it: whatever follows belongs to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,14 @@ class Contradiction(Exception):
     """A fact that can't follow from the ones before it: the log is corrupt."""
 
 
-def evolve(fleet: Fleet, fact: Fact, seq: int, at: datetime, correlation_id: str | None = None) -> None:
+def evolve(
+    fleet: Fleet,
+    fact: Fact,
+    seq: int,
+    at: datetime,
+    correlation_id: str | None = None,
+    traceparent: str | None = None,
+) -> None:
     """Fold one fact into the fleet. Raises Contradiction."""
     fleet.seq = max(fleet.seq, seq)
     match fact:
@@ -207,16 +216,18 @@ def evolve(fleet: Fleet, fact: Fact, seq: int, at: datetime, correlation_id: str
         case InstanceFact():
             _instance(fleet, fact, at)
         case ModelCreated(model_id=model_id, spec=spec):
-            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id)
+            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id, traceparent=traceparent)
         case ModelUpdated(model_id=model_id, spec=spec):
-            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id)
+            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id, traceparent=traceparent)
         case ModelScaled(model_id=model_id, replicas=replicas):
             wish = _known(fleet.wishes, model_id)
             spec = wish.spec.model_copy(update={"replicas": replicas})
-            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id)
+            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id, traceparent=traceparent)
         case ModelDeleted(model_id=model_id):
             wish = _known(fleet.wishes, model_id)
-            fleet.wishes[model_id] = replace(wish, generation=seq, deleted=True, correlation_id=correlation_id)
+            fleet.wishes[model_id] = replace(
+                wish, generation=seq, deleted=True, correlation_id=correlation_id, traceparent=traceparent
+            )
         case ModelInspected(model_id=model_id, worker_id=worker_id):
             wish = _known(fleet.wishes, model_id)
             model = fleet.models.get(model_id, Model())

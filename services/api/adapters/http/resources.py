@@ -11,7 +11,7 @@ from kernel.bus import Bus
 from kernel.errors import Conflict, Refused, Unavailable
 from kernel.log.port import Position
 from kernel.projections.marks import HighWater
-from kernel.telemetry import current_traceparent
+from kernel.telemetry import traceparent_of
 from schemas.asks import LogLines, TailLog
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
@@ -222,7 +222,7 @@ async def caller_of(request: Request, idempotency_key: str | None) -> Caller:
     return Caller(
         actor=actor,
         request_id=request.state.request_id,
-        traceparent=request.headers.get("traceparent") or current_traceparent(),
+        traceparent=traceparent_of(request.headers.get("traceparent")),
         command_id=command,
     )
 
