@@ -100,7 +100,12 @@ class ApiProcess:
             resources.make_router(reader, writer, self.high_water, bus),
             events.make_router(feed, self.high_water),
         ]
-        app: Any = make_app(self._settings, routers, gateway, self.not_ready)
+
+        async def not_ready() -> str | None:
+            """A projector that has nothing to write does not notice that PostgreSQL is away."""
+            return self.not_ready() or (None if await writer.postgres_answers() else "PostgreSQL is away")
+
+        app: Any = make_app(self._settings, routers, gateway, not_ready)
         server = _Server(
             uvicorn.Config(
                 app,

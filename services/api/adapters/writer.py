@@ -207,6 +207,9 @@ class Writer:
         if behind > self._settings.behind_seconds:
             raise Unavailable(f"the projection is {behind:.0f} s behind the log; nothing was written")
 
+    async def postgres_answers(self) -> bool:
+        return await asyncio.shield(self._ask_postgres())
+
     def _ask_postgres(self) -> asyncio.Task[bool]:
         """Does it answer? One question for all who ask at once."""
         if self._probe is None or self._probe.done():

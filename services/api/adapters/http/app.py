@@ -1,6 +1,6 @@
 """The api as an ASGI application: REST, events, gateway, health."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
@@ -16,7 +16,7 @@ from services.api.settings import ApiSettings
 
 
 def make_app(
-    settings: ApiSettings, routers: list[APIRouter], gateway: Gateway, not_ready: Callable[[], str | None]
+    settings: ApiSettings, routers: list[APIRouter], gateway: Gateway, not_ready: Callable[[], Awaitable[str | None]]
 ) -> Guard:
     app = FastAPI(
         title="Muster",
@@ -43,7 +43,7 @@ def make_app(
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        why = not_ready()
+        why = await not_ready()
         return JSONResponse({"ready": why is None, "reason": why}, status_code=200 if why is None else 503)
 
     @app.get("/metrics", include_in_schema=False)
