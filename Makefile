@@ -22,8 +22,12 @@ test-slow: $(VENV)/.installed-dev
 	@$(BIN)/pytest tests -m slow $(ARGS)
 
 # Another PostgreSQL than the wheel's: make test-postgres BIN_DIR=/usr/lib/postgresql/15/bin
+POSTGRES_TESTS := tests/kernel/projections tests/services/up/test_embedded_postgres.py \
+	$(addprefix tests/e2e/, test_the_main_job.py test_writes.py test_pending.py test_bad_events.py test_faults.py)
+
 test-postgres: $(VENV)/.installed-dev
-	@MUSTER_TEST_POSTGRES_BIN=$(BIN_DIR) $(BIN)/pytest tests/kernel/projections tests/e2e/test_the_main_job.py tests/e2e/test_pending.py tests/e2e/test_bad_events.py $(ARGS)
+	@test -x "$(BIN_DIR)/initdb" || { echo "BIN_DIR=$(BIN_DIR) has no initdb"; exit 2; }
+	@MUSTER_POSTGRES_BIN=$(BIN_DIR) $(BIN)/pytest $(POSTGRES_TESTS) $(ARGS)
 
 chaos: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

