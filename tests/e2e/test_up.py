@@ -28,6 +28,14 @@ GUARD_SECONDS = 60
 """Nobody waits that long; the machine may be busy."""
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell starts background jobs, such as these tests, with SIGINT ignored; what they start would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @dataclass
 class Running:
     process: "subprocess.Popen[str]"
