@@ -29,3 +29,10 @@ class Corrupt(Exception):
 
 class Deposed(Conflict):
     """Another scheduler was elected; the server refuses what this one still sends."""
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """A task group inside a task group raises a group of groups; the sentence for people is in what lies inside."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

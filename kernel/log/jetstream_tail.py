@@ -19,6 +19,7 @@ from nats.aio.subscription import Subscription
 from kernel.bus import Bus, JetStreamError
 from kernel.errors import Corrupt, Unavailable
 from kernel.log.port import Stored
+from schemas.subjects import FACTS
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +115,9 @@ class JetStreamTail:
             try:
                 info = await self._bus.js_api(f"STREAM.INFO.{self._stream}")
                 if info["state"]["last_seq"] < self._after:
+                    what_to_do = ": stop all writers and run `muster log restore`" if self._stream == FACTS else ""
                     raise Corrupt(
-                        f"{self._stream} ends at {info['state']['last_seq']}, but {self._after} was read from it"
+                        f"{self._stream} ends at {info['state']['last_seq']}, but {self._after} was read from it{what_to_do}"
                     )
                 config: dict[str, Any] = {
                     "ack_policy": "none",

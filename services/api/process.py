@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from kernel.accounts import inbox_prefix
 from kernel.bus import Bus
 from kernel.clock import Clock, SystemClock
-from kernel.errors import Corrupt, Unavailable
+from kernel.errors import Corrupt, Unavailable, first_cause
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.streams import verify
 from kernel.process import retry_until_connected
@@ -73,7 +73,7 @@ class ApiProcess:
                 tasks.create_task(projector.run())
                 await self._serve(tasks, bus, engine, reading, event_log, feed)
         except* Corrupt as group:
-            raise Corrupt(str(group.exceptions[0])) from group
+            raise Corrupt(str(first_cause(group))) from group
         finally:
             await bus.close()
             with contextlib.suppress(Exception):

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from kernel.accounts import Principal, Role, public_key, read_or_make_seed, render_server_config, worker_id_of
 from kernel.bus import Bus
-from kernel.errors import Unavailable
+from kernel.errors import Unavailable, first_cause
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.streams import provision
 from kernel.process import Service
@@ -160,7 +160,7 @@ class Everything:
         except BaseException as error:  # noqa: BLE001 - told to whoever waits for the whole
             log.error("%s ended: %s", service.name, error)  # noqa: TRY400 - the sentence is for people
             if not self.failed.done():
-                self.failed.set_exception(_first(error))
+                self.failed.set_exception(first_cause(error))
 
     def _services(self) -> tuple[ApiProcess, SchedulerProcess, DownloaderProcess, AgentProcess]:
         settings, data = self.settings, self.directory.path
@@ -267,9 +267,3 @@ async def _keep_alive(
         except Exception as error:  # noqa: BLE001 - tried again below, whatever it was
             log.error("%s could not be started: %s", name, error)  # noqa: TRY400 - the sentence is for people
             await asyncio.sleep(5)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -1,5 +1,6 @@
 """A log that lost its tail is brought back from its second copy at the same sequences."""
 
+import contextlib
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from kernel.errors import Corrupt
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.restore import restore
 from kernel.log.streams import provision
+from kernel.projections.projector import Projector
 from tests.support.stack import Stack
 
 
@@ -47,6 +49,25 @@ async def test_a_log_that_lost_everything_is_put_back_and_watchers_are_told_wher
     assert (status, body["code"], body["numbers"]["resume"]) == (410, "other_generation", f"2-{len(before)}")
     await client.deploy("one-more", "/nowhere.gguf")
     await connection.close()
+
+
+async def test_the_api_says_what_to_do_also_when_its_watchers_feed_is_the_first_to_notice_a_lost_log(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Projector.run
+
+    async def project_and_say_nothing(self: Projector) -> None:
+        with contextlib.suppress(Corrupt):
+            await project(self)
+
+    await some_history(stack)
+    await stack.nats.stop()
+    shutil.rmtree(stack.directory / "store")
+    await stack.nats.start()
+    await provision(await stack.bus("operator"))
+
+    monkeypatch.setattr(Projector, "run", project_and_say_nothing)
+    assert "stop all writers and run `muster log restore`" in str(await stack.start_api_and_fail())
 
 
 async def test_a_log_with_another_history_is_not_touched(stack: Stack) -> None:

@@ -499,7 +499,7 @@ async def test_a_tail_of_a_stream_that_is_shorter_than_what_was_read_says_so(log
     failure = await reader.failure()
 
     assert isinstance(failure, Corrupt)
-    assert str(failure) == "FACTS ends at 2, but 5 was read from it"
+    assert str(failure) == "FACTS ends at 2, but 5 was read from it: stop all writers and run `muster log restore`"
     await reader.close()
 
 
@@ -514,7 +514,7 @@ async def test_a_stream_that_is_replaced_by_an_emptier_one_under_a_tail_ends_it(
 
     failure = await reader.failure()
     assert isinstance(failure, Corrupt)
-    assert str(failure) == "FACTS ends at 1, but 2 was read from it"
+    assert str(failure) == "FACTS ends at 1, but 2 was read from it: stop all writers and run `muster log restore`"
     await reader.close()
 
 
