@@ -178,8 +178,9 @@ class Projector:
 
     async def _start(self, connection: asyncpg.Connection) -> Checkpoint:
         """Where to go on; makes the first read models, and new ones when this program's projection is another version."""
-        state = await self._log.state()
         checkpoint = await read_checkpoint(connection)
+        # In this order: else what another one projects meanwhile looks like a loss of the log.
+        state = await self._log.state()
         if checkpoint is None:
             checkpoint = await self._first_checkpoint(connection, state)
         await check_against_log(checkpoint, self._log, state)

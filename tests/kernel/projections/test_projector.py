@@ -19,7 +19,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text
 from kernel.bus import Bus
 from kernel.errors import Corrupt, Unavailable
 from kernel.log.jetstream import JetStreamLog
-from kernel.log.port import Draft, Stored
+from kernel.log.port import Draft, LogState, Stored
 from kernel.log.streams import provision, raise_generation
 from kernel.projections import projector as projector_module
 from kernel.projections.changes import Change, Drop, Happened, Patch, Put
@@ -217,6 +217,32 @@ async def test_two_projectors_that_both_believe_to_hold_the_lock_change_nothing_
         await two.until(len(drafts))
 
     assert "somebody else moved the checkpoint" in caplog.text  # else they never met
+    await check(sql, drafts)
+
+
+async def test_what_another_one_projects_while_a_projector_starts_is_not_taken_for_a_loss_of_the_log(
+    bus: Bus, log: JetStreamLog, database: dict[str, Any], sql: asyncpg.Connection
+) -> None:
+    async def without_lock() -> asyncpg.Connection:
+        return await asyncpg.connect(**database, connection_class=NoLock)
+
+    class Overtaken(JetStreamLog):
+        """Just after it said how long it is, more is appended and projected."""
+
+        async def state(self) -> LogState:
+            found = await super().state()
+            if found.last_sequence == 30:
+                await log.append(drafts[30:])
+                await other.until(60)
+            return found
+
+    drafts = a_history(60)
+    await log.append(drafts[:30])
+    async with Projecting(log, without_lock) as other:
+        await other.until(30)
+        async with Projecting(Overtaken(bus), without_lock) as late:
+            await late.until(60)
+
     await check(sql, drafts)
 
 
