@@ -4,11 +4,12 @@
                    [--as-ordinary-user [--owned=DIRECTORY]… [--no-user-namespace]] -- program arguments…
 
 A process of its own, because what it does to itself can't be done between fork and exec of a process with threads.
-Run by path with `-I -S` it imports nothing but os, sys and ctypes: 15 ms until the program starts.
+Run by path with `-I -S` it imports nothing but os, pwd, sys and ctypes: 15 ms until the program starts.
 """
 
 import ctypes
 import os
+import pwd
 import sys
 
 LAUNCH_FAILED = 125
@@ -18,9 +19,9 @@ SIGNALS = {"INT": 2, "KILL": 9, "TERM": 15}
 _SIGPIPE, _SIGXFSZ = 13, 25
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
-_ORDINARY_USER = 1000
-"""What root is called inside the user namespace: any number but 0."""
 _NOBODY = 65534
+_ORDINARY_USERS = (1000, 1, _NOBODY)
+"""What root may be called inside the user namespace: any number but 0 that has a name, for which initdb asks."""
 
 
 class CantLaunch(Exception):
@@ -103,15 +104,27 @@ def _user_namespace_works() -> bool:
 def _enter_user_namespace() -> None:
     """The same user and files, seen under an ordinary number, and without privileges from the next exec on."""
     user, group = os.geteuid(), os.getegid()
+    ordinary = ordinary_user()
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     for name, content in (
         ("setgroups", "deny"),
-        ("uid_map", f"{_ORDINARY_USER} {user} 1"),
-        ("gid_map", f"{_ORDINARY_USER} {group} 1"),
+        ("uid_map", f"{ordinary} {user} 1"),
+        ("gid_map", f"{ordinary} {group} 1"),
     ):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:  # noqa: PTH123
             file.write(content)
+
+
+def ordinary_user() -> int:
+    """Fresh machines and slim images have no user 1000; some user 1 they have."""
+    for number in _ORDINARY_USERS:
+        try:
+            pwd.getpwuid(number)
+        except KeyError:
+            continue
+        return number
+    return _ORDINARY_USERS[0]
 
 
 def _become(user: int, group: int, program: str, owned: list[str]) -> None:

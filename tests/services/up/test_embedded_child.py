@@ -1,6 +1,7 @@
 """The child process that every embedded server is, and the launcher that it begins as."""
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -134,11 +135,26 @@ def test_the_launcher_leaves_broken_pipes_deadly() -> None:
 @pytest.mark.parametrize("user_namespace", [True, False])
 async def test_a_child_that_may_not_be_root_is_not(tmp_path: Path, *, user_namespace: bool) -> None:
     child = Child(
-        [SHELL, "-c", "id -u"], log_file=tmp_path / "log", ordinary_user=OrdinaryUser((), user_namespace=user_namespace)
+        [SHELL, "-c", "id -u && id -un"],
+        log_file=tmp_path / "log",
+        ordinary_user=OrdinaryUser((), user_namespace=user_namespace),
     )
     await child.start()
     assert await child.exited == 0
-    assert child.log_tail() == ("1000" if user_namespace else "65534")
+    user = child_launcher.ordinary_user() if user_namespace else 65534
+    assert child.log_tail().splitlines() == [str(user), pwd.getpwuid(user).pw_name]
+
+
+@pytest.mark.parametrize(("there", "called"), [((0, 1, 1000), 1000), ((0, 1, 65534), 1), ((0, 65534), 65534)])
+def test_root_is_called_by_a_number_that_has_a_name_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[int, ...], called: int
+) -> None:
+    def found(number: int) -> None:
+        if number not in there:
+            raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", found)
+    assert child_launcher.ordinary_user() == called
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
