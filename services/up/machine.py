@@ -1,5 +1,6 @@
 """What this machine is, what `muster up` will run on it, and why."""
 
+import ctypes
 import platform
 import shutil
 import sys
@@ -50,6 +51,7 @@ def look_at_machine(
     cpuinfo: Path = Path("/proc/cpuinfo"),
     pci: Path = Path("/sys/bus/pci/devices"),
     docker_socket: Path = Path("/var/run/docker.sock"),
+    libgomp: str = "libgomp.so.1",
 ) -> Machine:
     """Raises NotSupported. `own_llama_cpp`: the bundled engine is not the one that will run."""
     machine = machine or platform.machine()
@@ -68,7 +70,20 @@ def look_at_machine(
             "this processor has no AVX2, which the bundled llama.cpp engine needs; `muster` works here against a server"
             " elsewhere, or set MUSTER_LLAMA_CPP_COMMAND to a llama-server that was built for this machine"
         )
+    if not own_llama_cpp and not _can_be_loaded(libgomp):
+        raise NotSupported(
+            f"the bundled llama.cpp engine needs {libgomp}, which is not installed: `apt-get install libgomp1` (elsewhere the"
+            " package is called libgomp), or set MUSTER_LLAMA_CPP_COMMAND to a llama-server that does without"
+        )
     return Machine(gpu_vendors(pci), docker_socket.exists() or shutil.which("dockerd") is not None)
+
+
+def _can_be_loaded(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def gpu_vendors(pci: Path) -> tuple[str, ...]:

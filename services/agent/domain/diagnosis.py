@@ -95,6 +95,10 @@ _START: Final = (
         re.compile(r"No module named '([^']+)'"),
         lambda match, _: EngineNotInstalled(program=match[1]),
     ),
+    Symptom(  # of the dynamic loader, for a program and for a module of Python
+        re.compile(r"(\S+\.so\S*): cannot open shared object file"),
+        lambda match, _: EngineNotInstalled(program=match[1]),
+    ),
     Symptom(  # argparse, so vLLM's too
         re.compile(r"error: unrecognized arguments: (-[^\s=]*|\S+)"),
         lambda match, _: UnknownParameter(parameter=match[1]),

@@ -49,6 +49,8 @@ CAUSES: dict[str, Reason] = {
     "llama_server_unknown_flag": UnknownParameter(parameter="--no-mmap"),
     "llama_server_wrong_value": UnknownParameter(parameter="--device"),
     "no_wheel": EngineNotInstalled(program="xllamacpp"),
+    "no_libgomp": EngineNotInstalled(program="libgomp.so.1"),
+    "no_library": EngineNotInstalled(program="libcuda.so.1"),
     "too_large_a_context": OutOfMemory(),
     "cuda_llama_cpp": OutOfMemory(),
     "cuda_torch": OutOfMemory(),
