@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 RECONNECT_SECONDS: Final = 0.25
 MINIMUM_SERVER: Final = (2, 12, 0)
+MOST_BYTES: Final = 1_000_000
+"""Of a message's body: the server takes 1 MiB (`max_payload`), headers included."""
 
 
 async def keeping_cancellation(awaitable: Awaitable[T]) -> T:

@@ -14,7 +14,7 @@ import orjson
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from kernel.bus import Bus
+from kernel.bus import MOST_BYTES, Bus
 from kernel.clock import Clock
 from kernel.errors import Refused, Unavailable
 from kernel.log.seal import seal_report
@@ -33,8 +33,6 @@ PICTURE_SECONDS: Final = 60.0
 ACKNOWLEDGEMENT_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = 0.2
 MOST_UNSENT: Final = 1000
-MOST_BYTES: Final = 1_000_000
-"""The server takes 1 MiB, headers included."""
 
 R = TypeVar("R", bound=Report)
 

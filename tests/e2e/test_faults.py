@@ -4,9 +4,6 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
-
-import pytest_asyncio
 
 from services.up.embedded_postgres import EmbeddedPostgres
 from tests.chaos.deployment import Deployment
@@ -16,14 +13,6 @@ from tests.support.stack import Stack
 
 DEAD_SECONDS = 0.3
 """How long a part stays down under writes: long enough for requests to run into it."""
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def postgres(stack: Stack) -> AsyncIterator[EmbeddedPostgres]:
-    """A PostgreSQL of this test's own, to be killed."""
-    async with EmbeddedPostgres(stack.directory / "pg") as server:
-        stack.database_url = server.url
-        yield server
 
 
 async def test_no_engine_notices_that_any_part_was_killed_and_each_part_comes_back(

@@ -1,10 +1,7 @@
 """What an operator looks at: health, readiness, metrics, and one trace through all services."""
 
-from collections.abc import AsyncIterator
-
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from services.up.embedded_postgres import EmbeddedPostgres
 from tests.chaos.what_must_hold import facts_of
@@ -14,14 +11,6 @@ from tests.support.stack import Client, Stack
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 WISH = {"name": "chat", "local_path": "/nowhere/model.gguf"}
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def postgres(stack: Stack) -> AsyncIterator[EmbeddedPostgres]:
-    """A PostgreSQL of this test's own, to be stopped."""
-    async with EmbeddedPostgres(stack.directory / "pg") as server:
-        stack.database_url = server.url
-        yield server
 
 
 async def test_health_readiness_and_metrics_are_for_everybody_who_can_reach_them(

@@ -3,13 +3,12 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from kernel.log.streams import raise_generation
 from services.up.embedded_postgres import EmbeddedPostgres
@@ -18,14 +17,6 @@ from tests.support.stack import KEY, Client, Stack, parse_sse
 
 NOWHERE = "/nowhere/model.gguf"
 CREATE = {"name": "one", "local_path": NOWHERE}
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def postgres(stack: Stack) -> AsyncIterator[EmbeddedPostgres]:
-    """A PostgreSQL of this test's own, to be stopped."""
-    async with EmbeddedPostgres(stack.directory / "pg") as server:
-        stack.database_url = server.url
-        yield server
 
 
 @asynccontextmanager
@@ -192,6 +183,35 @@ async def test_of_a_thousand_creates_of_one_name_through_two_replicas_one_wins(s
     assert answers == {(201, None): 1, (409, "name_taken"): 999}
     assert len(await created(stack)) == 1
     assert await last_sequence(stack) == 1
+
+
+async def test_a_rename_frees_the_old_name_and_takes_the_new_one_or_changes_nothing(stack: Stack) -> None:
+    await stack.start_api()
+    client = stack.client()
+    one, two = [await client.deploy(name, NOWHERE) for name in ("one", "two")]
+
+    async def rename(model: str, name: str) -> tuple[int, str]:
+        status, answer, _ = await client.request("PATCH", f"/v2/models/{model}", {"name": name})
+        return status, answer.get("code") or answer["name"]
+
+    before = await last_sequence(stack)
+    assert await rename(one["id"], "two") == (409, "name_taken")
+    assert await rename("two", "ONE") == (409, "name_taken")
+    assert await last_sequence(stack) == before
+    assert await rename("one", "One") == (200, "One")
+    assert await rename("One", "three") == (200, "three")
+    assert (await client.request("POST", "/v2/models", CREATE))[0] == 201
+    assert await rename(one["id"], "one") == (409, "name_taken")
+    assert (await client.request("DELETE", "/v2/models/one"))[0] == 200
+    assert await rename("three", "one") == (200, "one")
+
+    facts = [event.envelope for event in await facts_of(stack)][before:]
+    assert [(fact.type, fact.subject) for fact in facts if fact.subject == f"model/{one['id']}"] == [
+        ("ModelUpdated", f"model/{one['id']}"),  # the same name, written otherwise
+        *[(type_, f"model/{one['id']}") for type_ in ("ModelRenamed", "ModelUpdated") * 2],
+    ]
+    names = {model["id"]: model["name"] for model in (await client.get("/v2/models"))["items"]}
+    assert names == {one["id"]: "one", two["id"]: "two"}
 
 
 async def test_of_two_writers_who_saw_the_same_generation_one_wins(stack: Stack) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 
-from kernel.bus import Bus, JetStreamError
+from kernel.bus import MOST_BYTES, Bus, JetStreamError
 from kernel.errors import Deposed, Unavailable
 from kernel.log.jetstream import EXPECTED_SEQUENCE, NO_MESSAGE_FOUND, WRONG_LAST_SEQUENCE
 from schemas.assignment import Assigned
@@ -16,8 +16,6 @@ from schemas.subjects import ASSIGNED, assigned
 log = logging.getLogger(__name__)
 
 ACKNOWLEDGEMENT_SECONDS: Final = 2.0
-MOST_BYTES: Final = 1_000_000
-"""The server takes 1 MiB, headers included."""
 
 
 class TooLarge(Exception):

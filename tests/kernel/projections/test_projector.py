@@ -18,6 +18,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text
 
 from kernel.bus import Bus
 from kernel.errors import Corrupt, Unavailable
+from kernel.log import jetstream_tail
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.port import Draft, LogState, Stored
 from kernel.log.streams import provision, raise_generation
@@ -127,6 +128,80 @@ async def test_a_changed_copy_breaks_the_chain(log: JetStreamLog, connect: Conne
 
     with pytest.raises(Corrupt, match="event 13 of event_log is not what was written"):
         await verify_chain(sql)
+
+
+async def test_a_changed_copy_is_not_rebuilt_from(log: JetStreamLog, connect: Connect, sql: asyncpg.Connection) -> None:
+    await log.append(a_history(20))
+    async with Projecting(log, connect) as projecting:
+        await projecting.until(20)
+    rows = await canonical_rows(sql, "read_1", TABLES)
+    await sql.execute("UPDATE muster.event_log SET body = body || ' '::bytea WHERE seq = 13")
+
+    for page in (5, 1000):
+        with pytest.raises(Corrupt, match="event 13 of event_log is not what was written"):
+            await rebuild(sql, ToyProjection(), page=page)
+
+    assert (await checkpoint_of(sql)).read_schema == "read_1"
+    assert await canonical_rows(sql, "read_1", TABLES) == rows
+
+
+class Slow(asyncpg.Connection):
+    """Commits take their time; the commits of these numbers fail."""
+
+    fails: tuple[int, ...] = ()
+    commits = 0
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's own
+        if ".project(" not in query:
+            return await super().execute(query, *args, timeout=timeout)
+        Slow.commits += 1
+        number = Slow.commits
+        await asyncio.sleep(0.01)
+        if number in self.fails:
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        return await super().execute(query, *args, timeout=timeout)
+
+
+@pytest.mark.parametrize("fails", [(), (1,), (3, 5), (8,)], ids=repr)
+async def test_in_a_backlog_the_next_batch_is_made_meanwhile_and_none_is_lost_or_doubled(
+    log: JetStreamLog,
+    database: dict[str, Any],
+    sql: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(projector_module, "BACKLOG", 1)
+    monkeypatch.setattr(jetstream_tail, "MOST_IN_A_BATCH", 10)
+    monkeypatch.setattr(Slow, "commits", 0)
+    made_during_a_commit: list[bool] = []
+    committing = 0
+    reading = projector_module.Reading
+
+    class Watched(reading):
+        def __init__(self, *args: Any) -> None:
+            made_during_a_commit.append(committing > 0)
+            super().__init__(*args)
+
+    class Counting(Slow):
+        async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's own
+            nonlocal committing
+            committing += ".project(" in query
+            try:
+                return await super().execute(query, *args, timeout=timeout)
+            finally:
+                committing -= ".project(" in query
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(**database, connection_class=Counting)
+
+    monkeypatch.setattr(projector_module, "Reading", Watched)
+    monkeypatch.setattr(Slow, "fails", fails)
+    await log.append(drafts := a_history(80))
+    async with Projecting(log, connect) as projecting:
+        await projecting.until(80)
+
+    assert any(made_during_a_commit), "nothing overlapped: this shows nothing"
+    await check(sql, drafts)
 
 
 async def test_the_start_and_each_commit_are_announced_and_an_announcement_that_fails_stops_nothing(
