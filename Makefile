@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: up demo test check test-slow test-postgres chaos bench docs lock clean-venv
+.PHONY: up demo test check test-slow test-postgres chaos sim bench docs lock clean-venv
 
 up: $(VENV)/.installed
 	@$(BIN)/muster up --demo $(ARGS)
@@ -31,6 +31,11 @@ test-postgres: $(VENV)/.installed-dev
 
 chaos: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
+SEEDS ?= 0-1999
+
+sim: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) $(ARGS)
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench $(ARGS)

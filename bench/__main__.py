@@ -22,7 +22,18 @@ from bench import tables
 from bench.figures import Figure, Result
 from bench.machine import look_at_machine
 
-NAMES: Final = ("events", "writes", "placing", "projection", "start", "memory", "takeover", "gateway")
+NAMES: Final = (
+    "decisions",
+    "events",
+    "writes",
+    "placing",
+    "fleet",
+    "projection",
+    "start",
+    "memory",
+    "takeover",
+    "gateway",
+)
 
 
 def main() -> int:

@@ -35,15 +35,15 @@ async def run(*, quick: bool) -> list[Figure]:
         async with Watcher(client) as watcher, pretend_worker(these.stack) as worker:
             await _create(client, watcher, "waiting")
             for _ in range(WARM_UP):
-                await _join_and_leave(watcher, worker, Times())
+                await join_and_leave(watcher, worker, Times())
             meter = CpuMeter(these.pids(api=api, scheduler=scheduler))
             for _ in range(samples):
-                await _join_and_leave(watcher, worker, known)
+                await join_and_leave(watcher, worker, known)
             cpu = {name: seconds / samples * 1e3 for name, seconds in meter.spent().items()}
             await _delete(client, watcher, "waiting")
             for number in range(samples):
                 await _create(client, watcher, f"new-{number}")
-                await _join_and_leave(watcher, worker, unknown)
+                await join_and_leave(watcher, worker, unknown)
                 await _delete(client, watcher, f"new-{number}")
     peer = {"peer_p50": "168–370 ms (POST → scheduled)", "peer_p99": "90–180 s once Pending (its rescans)"}
     return [
@@ -63,7 +63,7 @@ async def run(*, quick: bool) -> list[Figure]:
     ]
 
 
-async def _join_and_leave(watcher: Watcher, worker: PretendWorker, times: Times) -> None:
+async def join_and_leave(watcher: Watcher, worker: PretendWorker, times: Times) -> None:
     ready, scheduled = _expect(watcher, "WorkerReady"), _expect(watcher, "InstanceScheduled")
     begun = time.perf_counter()
     await worker.join()

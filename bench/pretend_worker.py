@@ -53,7 +53,7 @@ class PretendWorker:
 
     async def _picture(self) -> Report:
         return WorkerObserved(
-            **self._edge.identity(), name="gpu-0", address="10.0.0.1", agent_version="0.1.0", inventory=INVENTORY
+            **self._edge.identity(), name="pretended", address="10.0.0.1", agent_version="0.1.0", inventory=INVENTORY
         )
 
     async def listen(self) -> None:

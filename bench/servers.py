@@ -76,13 +76,15 @@ class Servers:
 
 
 @asynccontextmanager
-async def servers(*, workers: int = 1) -> AsyncGenerator[Servers]:
+async def servers(*, workers: int = 1, simulator: bool = False) -> AsyncGenerator[Servers]:
     """An empty log and an empty database."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as name:
         directory = Path(name)
         async with EmbeddedPostgres(directory / "postgres") as postgres:
             databases = Bench(directory, postgres)
-            async with Stack(directory / "stack", await databases.new_database(), workers=workers) as stack:
+            async with Stack(
+                directory / "stack", await databases.new_database(), workers=workers, simulator=simulator
+            ) as stack:
                 these = Servers(stack, postgres, databases)
                 try:
                     yield these

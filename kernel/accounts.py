@@ -7,7 +7,7 @@ land in FACTS as a fact (tried on 2.15.1; a test repeats it against this configu
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -15,9 +15,9 @@ from typing import Final, Literal
 import nkeys
 
 from schemas.ids import WorkerId
-from schemas.subjects import ALL_FACTS, PROJECTED
+from schemas.subjects import ALL_ASSIGNED, ALL_FACTS, PROJECTED, ask
 
-Role = Literal["operator", "api", "scheduler", "agent", "downloader", "observer"]
+Role = Literal["operator", "api", "scheduler", "agent", "downloader", "observer", "simulator"]
 CORE_ROLES: Final = frozenset({"operator", "api", "scheduler", "observer"})
 
 _READ_STREAMS: Final = [
@@ -49,10 +49,12 @@ _READ_FACTS: Final = [
 
 PUBLISH: Final[dict[str, list[str]]] = {
     "operator": [">"],
-    "api": ["muster.facts.api.>", "muster.projected", "muster.ask.>", *_READ_STREAMS],
+    "api": ["muster.facts.api.>", "muster.projected", "muster.ask.>", "muster.core.*", *_READ_STREAMS],
     "scheduler": ["muster.facts.scheduler.>", "muster.assigned.*", "muster.ask.>", *_READ_STREAMS, *_BUCKETS],
     "observer": _READ_FACTS,
+    "simulator": ["muster.reports.*.>", "muster.beat.*.*"],
 }
+"""What each role may say; agents and downloaders of their own worker alone (`publishes`)."""
 
 
 def new_seed() -> str:
@@ -129,7 +131,7 @@ accounts {{
   }}
   EDGE {{
     users: [
-{_users(edge)}
+{_users(edge, [p.worker_id for p in edge if p.worker_id])}
     ]
     exports: [ {{ service: "muster.ask.*.*", accounts: [CORE], response_type: stream }} ]
     imports: [
@@ -143,12 +145,22 @@ accounts {{
 """
 
 
-def _users(principals: Sequence[Principal]) -> str:
-    return "\n".join(
-        f"      {{ nkey: {p.public_key}, permissions: {{ publish: {_list(publishes(p))}, subscribe: {_list(subscribes(p))}"
-        f"{_responses(p)} }} }}"
-        for p in principals
+def _users(principals: Sequence[Principal], workers: Iterable[WorkerId] = ()) -> str:
+    return "\n".join(_user(principal, sorted(set(workers))) for principal in principals)
+
+
+def _user(principal: Principal, workers: Sequence[WorkerId]) -> str:
+    """`workers`: those that have keys of their own."""
+    denied_to_say, denied_to_hear = denies(principal, workers)
+    return (
+        f"      {{ nkey: {principal.public_key}, permissions: {{"
+        f" publish: {_allowed(publishes(principal), denied_to_say)},"
+        f" subscribe: {_allowed(subscribes(principal), denied_to_hear)}{_responses(principal)} }} }}"
     )
+
+
+def _allowed(subjects: Sequence[str], denied: Sequence[str]) -> str:
+    return f"{{ allow: {_list(subjects)}, deny: {_list(denied)} }}" if denied else _list(subjects)
 
 
 def publishes(principal: Principal) -> list[str]:
@@ -180,14 +192,28 @@ def subscribes(principal: Principal) -> list[str]:
             return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.inspect"]
         case "operator":
             return [">"]
+        case "simulator":
+            return [inbox, ALL_ASSIGNED, *(ask("*", verb) for verb in ("inspect", "logs", "look"))]
         case "observer":
             return [inbox, ALL_FACTS, PROJECTED, "_INBOX.>"]
         case _:
             return [inbox, "muster.>", "$KV.>", "$O.>", "_INBOX.>"]
 
 
+def denies(principal: Principal, workers: Sequence[WorkerId]) -> tuple[list[str], list[str]]:
+    """What a simulator may neither say nor hear although its wildcards cover it: all that is a real worker's."""
+    if principal.role != "simulator":
+        return [], []
+    said = ("muster.reports.{}.>", "muster.beat.{}.*")
+    heard = ("muster.assigned.{}", "muster.ask.{}.*")
+    return (
+        [subject.format(worker) for worker in workers for subject in said],
+        [subject.format(worker) for worker in workers for subject in heard],
+    )
+
+
 def _responses(principal: Principal) -> str:
-    if principal.role in CORE_ROLES:
+    if principal.role in CORE_ROLES and principal.role != "scheduler":
         return ""
     return ', allow_responses: { max: -1, expires: "10m" }'
 

@@ -37,6 +37,19 @@ MOST_UNSENT: Final = 1000
 R = TypeVar("R", bound=Report)
 
 
+async def send_report(bus: Bus, report: Report, event_id: str, source: str) -> None:
+    """Send once; returns when it is stored. Raises Unavailable, Refused (report_too_large)."""
+    content = seal_report(report, event_id=event_id, source=source, traceparent=current_traceparent()).to_json()
+    if len(content) > MOST_BYTES:
+        raise Refused("report_too_large", f"{len(content)} bytes are more than the {MOST_BYTES} that can be sent")
+    answer = await bus.request(
+        report.subject, content, headers={"content-type": CONTENT_TYPE}, timeout_seconds=ACKNOWLEDGEMENT_SECONDS
+    )
+    body = orjson.loads(answer.data)
+    if "error" in body:
+        raise Unavailable(f"the report was refused: {body['error'].get('description')}")
+
+
 class Edge:
     """One role's line to the core. `picture` makes the complete picture, sent whenever a hint may have been lost."""
 
@@ -59,8 +72,18 @@ class Edge:
         self._counter = 0
         self._unsent: asyncio.Queue[Report] = asyncio.Queue()
         self._picture_wanted = asyncio.Event()
-        self.election, self.seq = self._read_state()
-        bus.on_reconnect(self._picture_wanted.set)
+        self.newest = self._read_state()
+        """Election and sequence of the newest assignment that was ever read here."""
+        self.election, self.seq = 0, 0
+        """Of the newest that this boot has taken up: a picture that omits what it adds tells that it is missing."""
+        self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        """Assignments that came by themselves; None: one may have been missed, it is to be read."""
+        bus.on_reconnect(self._reconnected)
+
+    def _reconnected(self) -> None:
+        """What was said or published meanwhile may be lost."""
+        self._picture_wanted.set()
+        self._arrived.put_nowait(None)
 
     def identity(self) -> dict[str, Any]:
         """The fields that every report begins with; each call is the next report."""
@@ -86,24 +109,7 @@ class Edge:
 
     async def send(self, report: Report) -> None:
         """Send now, once. Raises Unavailable, Refused (report_too_large)."""
-        envelope = seal_report(
-            report,
-            event_id=self._clock.new_id(),
-            source=f"/muster/{self._role}/{self.worker_id}",
-            traceparent=current_traceparent(),
-        )
-        content = envelope.to_json()
-        if len(content) > MOST_BYTES:
-            raise Refused("report_too_large", f"{len(content)} bytes are more than the {MOST_BYTES} that can be sent")
-        answer = await self._bus.request(
-            report.subject,
-            content,
-            headers={"content-type": CONTENT_TYPE},
-            timeout_seconds=ACKNOWLEDGEMENT_SECONDS,
-        )
-        body = orjson.loads(answer.data)
-        if "error" in body:
-            raise Unavailable(f"the report was refused: {body['error'].get('description')}")
+        await send_report(self._bus, report, self._clock.new_id(), f"/muster/{self._role}/{self.worker_id}")
 
     async def run(self, on_assigned: Callable[[Assigned], Awaitable[None]]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -151,10 +157,9 @@ class Edge:
 
     async def _follow_assignment(self, on_assigned: Callable[[Assigned], Awaitable[None]]) -> None:
         """Live, and read again every 30 s: level-triggered, so nothing can be missed for long."""
-        arrived: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def heard(message: Msg) -> None:
-            arrived.put_nowait(message.data)
+            self._arrived.put_nowait(message.data)
 
         await self._bus.subscribe(assigned(self.worker_id), heard)
         while True:
@@ -165,8 +170,10 @@ class Edge:
             while True:
                 try:
                     async with asyncio.timeout_at(read_again_at):
-                        live = await arrived.get()
+                        live = await self._arrived.get()
                 except TimeoutError:
+                    break
+                if live is None:
                     break
                 await self._take(live, on_assigned)
 
@@ -187,15 +194,14 @@ class Edge:
         except ValidationError as error:
             log.error("the assignment can't be read and changes nothing: %s", error.errors(include_url=False)[0])  # noqa: TRY400
             return
-        same = (document.election, document.seq) == (self.election, self.seq)
-        if document.worker_id != self.worker_id or not (
-            document.is_newer_than(self.election, self.seq) or (same and again)
-        ):
+        same = (document.election, document.seq) == self.newest
+        if document.worker_id != self.worker_id or not (document.is_newer_than(*self.newest) or (same and again)):
             return
         new_election = document.election > self.election
-        self.election, self.seq = document.election, document.seq
+        self.newest = (document.election, document.seq)
         self._write_state()
         await on_assigned(document)
+        self.election, self.seq = self.newest
         if new_election:
             self.want_picture()
 
@@ -214,5 +220,5 @@ class Edge:
     def _write_state(self) -> None:
         temporary = self._state_file.with_suffix(".new")
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(orjson.dumps({"election": self.election, "seq": self.seq}))
+        temporary.write_bytes(orjson.dumps(dict(zip(("election", "seq"), self.newest, strict=True))))
         temporary.replace(self._state_file)

@@ -14,10 +14,14 @@ class InspectModel(Value):
     """Verb `inspect`, answered by the downloader: what do these files weigh?"""
 
     source: Source
+    adapters: tuple[Source, ...] = ()
+    """LoRA adapters that are loaded beside it."""
+    draft: Source | None = None
+    """The draft model of speculative decoding."""
 
 
 class ModelInspection(Value):
-    """Either weights, or at least one reason."""
+    """Either weights (of the model, its adapters and its draft model), or at least one reason."""
 
     weights: ModelWeights | None = None
     reasons: tuple[Reason, ...] = ()

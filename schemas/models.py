@@ -1,13 +1,15 @@
 """What a user says about a model, what its files say, and how an attempt of it is launched."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from schemas.ids import FileId, Token, WorkerId
 from schemas.value import Bytes, Count, Value
 
-Category = Literal["llm", "embedding", "reranker", "unknown"]
+Category = Literal["llm", "embedding", "reranker", "image", "speech_to_text", "text_to_speech", "unknown"]
+Backend = Literal["llama.cpp", "vLLM", "SGLang", "MindIE", "Custom"]
+"""Engines that Muster knows how to start. `Custom` is the user's own image."""
 
 
 class LocalPath(Value):
@@ -25,6 +27,30 @@ Source = LocalPath
 class GpuSelector(Value):
     gpu_ids: tuple[str, ...] = ()
     """`<worker name>:<type>:<index>` each."""
+    gpus_per_replica: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """So many of them for one instance; None: the number follows from the parameters, or from the memory it needs."""
+
+
+class Lora(Value):
+    """An adapter that is loaded beside the model."""
+
+    lora_name: str
+    source: Source
+
+
+class Speculation(Value):
+    """Drafting tokens that the model then checks."""
+
+    algorithm: Literal["draft_model", "eagle3", "mtp", "ngram"]
+    draft_model: Source | None = None
+    draft_tokens: Annotated[int, Field(ge=1, le=64)] | None = None
+
+
+class ClaimOverride(Value):
+    """What the author knows better than the estimate; bytes of one instance, over all its GPUs."""
+
+    vram: Bytes | None = None
+    ram: Bytes | None = None
 
 
 class ModelSpec(Value):
@@ -42,6 +68,18 @@ class ModelSpec(Value):
     placement_strategy: Literal["spread", "binpack"] = "spread"
     worker_selector: dict[str, str] = {}
     gpu_selector: GpuSelector | None = None
+    distributed_inference_across_workers: bool = True
+    """Several machines may run one instance together, when no single one can."""
+    cpu_offloading: bool = False
+    """llama.cpp may keep the layers that fit on no GPU in RAM."""
+    packed: bool = False
+    """Take what the model needs instead of the engine's usual share of a GPU, so that several small models share one."""
+    lora_list: tuple[Lora, ...] = ()
+    speculative_config: Speculation | None = None
+    image_name: str | None = None
+    """The container image to run instead of the backend's own; required for `Custom`."""
+    run_command: str | None = None
+    claim_override: ClaimOverride | None = None
     restart_on_error: bool = True
     start_timeout_seconds: float = 900.0
     """Without progress of the engine for this long, the start has failed."""
@@ -52,13 +90,33 @@ class ModelWeights(Value):
 
     format: Literal["gguf", "safetensors"]
     weight_bytes: Bytes
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
     """Absolute paths of the files that the engine will read."""
+    lora_bytes: Bytes = 0
+    """Of all adapters together."""
+    draft_bytes: Bytes = 0
+    """Of the draft model."""
+    config: dict[str, JsonValue] = {}
+    """The model's config.json without what is long (safetensors)."""
     architecture: str | None = None
     context_length: Count | None = None
     layers: Count | None = None
+    attention_layers: Count | None = None
+    """GGUF: of the layers, those with a KV cache; None: all."""
+    windowed_layers: Count | None = None
+    """GGUF: of those, how many look back a `window` of tokens only."""
+    window: Count | None = None
+    state_bytes: Bytes | None = None
+    """GGUF: what a sequence keeps in recurrent layers, in all of them together."""
+    hidden_size: Count | None = None
+    attention_heads: Count | None = None
     kv_heads: Count | None = None
     head_size: Count | None = None
+    value_size: Count | None = None
+    """Of a head's values, where it is not that of its keys."""
+    vocabulary_size: Count | None = None
+    layer_bytes: Bytes | None = None
+    """GGUF: of `weight_bytes`, what lies in the repeating layers; the rest stands once."""
     categories: tuple[Category, ...] = ()
 
 
@@ -92,12 +150,34 @@ class Member(Value):
     file_ids: tuple[FileId, ...] = ()
 
 
+class RunnerUp(Value):
+    """A place that would have done as well."""
+
+    worker_id: WorkerId
+    gpu_indexes: tuple[int, ...] = ()
+    scores: dict[str, int] = {}
+    lost_by: str
+    """The preference that decided; `name` when all were equal."""
+
+
+class Why(Value):
+    """Why an instance was placed where it was."""
+
+    scores: dict[str, int]
+    """Preference → number, in their order; a lower one is liked better, and the first that differs decides."""
+    fitting: Annotated[int, Field(ge=1)]
+    """Workers that could have taken it."""
+    runners_up: tuple[RunnerUp, ...] = ()
+
+
 class Launch(Value):
     """Everything about the engine that was decided when the attempt was scheduled: an edit of the model changes later attempts."""
 
     model_name: str
     generation: int
     """The model's generation (sequence of its last api fact) that this attempt runs."""
+    revision: int | None = None
+    """The generation that last changed the engine; None (in old facts): not told, and never replaced for it."""
     backend: str
     backend_version: str | None = None
     image: str | None = None
@@ -110,6 +190,21 @@ class Launch(Value):
     start_timeout_seconds: float = 900.0
 
 
+def _zero_for_none(value: Any) -> Any:
+    return 0 if value is None else value
+
+
+Told = Annotated[Bytes, BeforeValidator(_zero_for_none)]
+"""A size that a machine may fail to tell: 0 then, and the worker takes no instance until it does."""
+
+
+class GpuNetwork(Value):
+    """The network port of an accelerator that has its own (RoCE of Ascend)."""
+
+    address: str | None = None
+    up: bool = True
+
+
 class Gpu(Value):
     index: Annotated[int, Field(ge=0, le=255)]
     vendor: str
@@ -117,11 +212,18 @@ class Gpu(Value):
     """`cuda rocm cann dtk musa corex maca neuware hggc`."""
     name: str
     uuid: str | None = None
-    memory_total: Bytes
-    memory_used_by_others: Bytes = 0
+    memory_total: Told = 0
+    memory_used_by_others: Told = 0
     """Bytes held by processes that are not engines of ours."""
     compute_capability: str | None = None
     driver_version: str | None = None
+    runtime_version: str | None = None
+    """The newest CUDA, ROCm, CANN … that the driver can run."""
+    island: int | None = None
+    """GPUs of a worker with the same number reach each other directly (NVLink, xGMI, HCCS, one PCIe switch)."""
+    network: GpuNetwork | None = None
+    unhealthy: str | None = None
+    """What its driver calls wrong with it; None: nothing."""
 
 
 class Inventory(Value):
@@ -130,19 +232,24 @@ class Inventory(Value):
     os: str
     arch: str
     cpu_count: Annotated[int, Field(ge=1, le=65536)]
-    memory_total: Bytes
+    memory_total: Told = 0
     memory_reserved: Bytes = 0
     """RAM that is kept for the system and never promised."""
+    vram_reserved: Bytes = 0
+    """Of each GPU: kept for the system and never promised."""
+    disk_free: Bytes | None = None
+    """Where model files go; None: not told."""
     gpus: Annotated[tuple[Gpu, ...], Field(max_length=256)] = ()
     backends: dict[str, str | None] = {}
     """Backends that this worker's runtime can start, with their versions."""
     runtime: str = "process"
+    """`process`: starts the `backends` that are installed; any other (`docker` …): whatever there is an image of."""
 
     @field_validator("gpus")
     @classmethod
     def _one_gpu_for_each_index(cls, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-        """Memory is promised by index: two GPUs with one would share a promise."""
-        indexes = [gpu.index for gpu in gpus]
-        if twice := sorted({index for index in indexes if indexes.count(index) > 1}):
-            raise ValueError(f"two GPUs have the index {twice[0]}")
+        """Memory is promised by type and index: two GPUs with one would share a promise."""
+        ids = [(gpu.type, gpu.index) for gpu in gpus]
+        if twice := sorted({each for each in ids if ids.count(each) > 1}):
+            raise ValueError(f"two GPUs of type {twice[0][0]} have the index {twice[0][1]}")
         return gpus

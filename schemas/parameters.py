@@ -8,6 +8,7 @@ from typing import Final
 _FLAG: Final = re.compile(r"--?[A-Za-z][\w.-]*")
 """A negative number (`-1`) is a value, and so is a lone dash."""
 _ONE_STRING: Final = re.compile(rf"({_FLAG.pattern})\s+(.+)", re.DOTALL)
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def find(parameters: Sequence[str], names: Collection[str]) -> str | None:
@@ -21,6 +22,31 @@ def find(parameters: Sequence[str], names: Collection[str]) -> str | None:
         if name in wanted:
             found = value
     return found
+
+
+def without(parameters: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
+    """The parameters without the flags of these names and their values; all others stay as they were written."""
+    wanted = {_plain(name) for name in names}
+    kept: list[str] = []
+    value_follows = False
+    for parameter in parameters:
+        match = _ONE_STRING.fullmatch(parameter)
+        name, equals, _ = (match[1] if match else parameter).partition("=")
+        is_flag = _FLAG.fullmatch(name) is not None
+        if value_follows and not is_flag:
+            value_follows = False
+            continue
+        value_follows = False
+        if is_flag and _plain(name) in wanted:
+            value_follows = not equals and match is None
+            continue
+        kept.append(parameter)
+    return tuple(kept)
+
+
+def whole_number(text: str) -> int | None:
+    """A count as engines read it: `8`, not `8.0`, and nothing that no machine could hold."""
+    return int(text) if _WHOLE.fullmatch(text.strip()) else None
 
 
 def split(parameters: Sequence[str]) -> tuple[str, ...]:

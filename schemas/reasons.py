@@ -26,7 +26,13 @@ def gib(size: int) -> str:
 
 class ReasonBase(Value):
     who: ClassVar[Who]
+    """Who must act; of one reason see `whose`."""
     worker_id: WorkerId | None = None
+
+    @property
+    def whose(self) -> Who:
+        """Who must act, with these numbers."""
+        return self.who
 
     def sentence(self) -> str:
         raise NotImplementedError  # pragma: no cover - every reason below renders itself
@@ -116,9 +122,11 @@ class WeightsUnknown(ReasonBase):
 
     code: Literal["weights_unknown"] = "weights_unknown"
     who: ClassVar[Who] = "author"
-    path: str
+    path: str = ""
 
     def sentence(self) -> str:
+        if not self.path:
+            return "it is not known what the model weighs, so no memory can be promised"
         return f"no weights were found in {self.path}, so the memory it takes is unknown"
 
 
@@ -145,13 +153,16 @@ class WorkerNotReady(ReasonBase):
 
 
 class WorkerCordoned(ReasonBase):
-    """The operator has cordoned the worker: it takes no new instances."""
+    """The worker takes no new instances: the operator wants it so, or a GPU is unhealthy (`MUSTER_CORDON_UNHEALTHY`)."""
 
     code: Literal["worker_cordoned"] = "worker_cordoned"
     who: ClassVar[Who] = "operator"
+    unhealthy_gpus: tuple[int, ...] = ()
+    """Why, when it was not the operator."""
 
     def sentence(self) -> str:
-        return "the worker is cordoned"
+        which = ", ".join(str(index) for index in self.unhealthy_gpus)
+        return "the worker is cordoned" + (f", because its GPU {which} is unhealthy" if which else "")
 
 
 class DownloaderSilent(ReasonBase):
@@ -196,23 +207,41 @@ class NotEnoughRam(ReasonBase):
     free_bytes: Bytes
     total_bytes: Bytes
 
+    @property
+    def whose(self) -> Who:
+        """Waiting does not help where even an empty one is too small."""
+        return "wait" if self.needed_bytes <= self.total_bytes else "operator"
+
     def sentence(self) -> str:
         return f"needs {gib(self.needed_bytes)} of RAM, {gib(self.free_bytes)} of {gib(self.total_bytes)} are free"
 
 
 class NotEnoughVram(ReasonBase):
-    """The model needs more memory on one GPU than the roomiest GPU has free."""
+    """The model needs more memory on a GPU than is free there. With `gpus` above 1, on each of so many."""
 
     code: Literal["not_enough_vram"] = "not_enough_vram"
     who: ClassVar[Who] = "wait"
     needed_bytes: Bytes
+    """On each GPU."""
     largest_free_bytes: Bytes
+    """Of the roomiest GPU; with several, of the roomiest that is one too many."""
     largest_total_bytes: Bytes
+    gpus: int = 1
+
+    @property
+    def whose(self) -> Who:
+        """Waiting does not help where even an empty one is too small."""
+        return "wait" if self.needed_bytes <= self.largest_total_bytes else "operator"
 
     def sentence(self) -> str:
+        if self.gpus == 1:
+            return (
+                f"needs {gib(self.needed_bytes)} on one GPU, the roomiest has {gib(self.largest_free_bytes)}"
+                f" of {gib(self.largest_total_bytes)}"
+            )
         return (
-            f"needs {gib(self.needed_bytes)} on one GPU, the roomiest has {gib(self.largest_free_bytes)}"
-            f" of {gib(self.largest_total_bytes)}"
+            f"needs {gib(self.needed_bytes)} on each of {self.gpus} GPUs, one of them has"
+            f" {gib(self.largest_free_bytes)} of {gib(self.largest_total_bytes)}"
         )
 
 
@@ -224,6 +253,401 @@ class NoGpu(ReasonBase):
 
     def sentence(self) -> str:
         return "the worker has no GPU"
+
+
+class InventoryIncomplete(ReasonBase):
+    """The worker does not tell what placement must know (its memory, a GPU's memory). Look at its agent's log."""
+
+    code: Literal["inventory_incomplete"] = "inventory_incomplete"
+    who: ClassVar[Who] = "operator"
+    field: str
+    gpu_index: int | None = None
+
+    def sentence(self) -> str:
+        of = "" if self.gpu_index is None else f" of its GPU {self.gpu_index}"
+        return f"the worker does not tell the {self.field}{of}"
+
+
+class WorkerDraining(ReasonBase):
+    """The operator drains the worker: its instances go elsewhere, and it takes no new ones."""
+
+    code: Literal["worker_draining"] = "worker_draining"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the worker is being drained"
+
+
+class PlatformNotSupported(ReasonBase):
+    """The backend does not run on the worker's operating system or processor architecture."""
+
+    code: Literal["platform_not_supported"] = "platform_not_supported"
+    who: ClassVar[Who] = "author"
+    backend: str
+    platform: str
+    supported: tuple[str, ...]
+
+    def sentence(self) -> str:
+        return f"{self.backend} runs on {' and '.join(self.supported)}, and the worker is {self.platform}"
+
+
+class AcceleratorNotSupported(ReasonBase):
+    """The backend (in this version) does not run on the kind of GPU that the worker has."""
+
+    code: Literal["accelerator_not_supported"] = "accelerator_not_supported"
+    who: ClassVar[Who] = "author"
+    backend: str
+    version: str | None = None
+    accelerators: tuple[str, ...]
+    """What the worker has; empty: no GPU."""
+    supported: tuple[str, ...]
+
+    def sentence(self) -> str:
+        has = " and ".join(self.accelerators) or "no GPU"
+        version = f" {self.version}" if self.version else ""
+        return f"{self.backend}{version} runs on {', '.join(self.supported)}, and the worker has {has}"
+
+
+class DriverTooOld(ReasonBase):
+    """The GPU's driver cannot run what the backend version was built for. Update the driver, or choose an older version."""
+
+    code: Literal["driver_too_old"] = "driver_too_old"
+    who: ClassVar[Who] = "operator"
+    gpu_index: int
+    runtime_version: str
+    needed_version: str
+    backend: str
+    version: str | None = None
+
+    def sentence(self) -> str:
+        of = f"{self.backend} {self.version or ''}".strip()
+        return f"{of} needs a driver for {self.needed_version}, and that of GPU {self.gpu_index} runs {self.runtime_version}"
+
+
+class ComputeCapabilityTooLow(ReasonBase):
+    """The GPU's architecture is older than the backend supports."""
+
+    code: Literal["compute_capability_too_low"] = "compute_capability_too_low"
+    who: ClassVar[Who] = "author"
+    gpu_index: int
+    compute_capability: str
+    needed: str
+    backend: str
+
+    def sentence(self) -> str:
+        return f"{self.backend} needs compute capability {self.needed}, and GPU {self.gpu_index} has {self.compute_capability}"
+
+
+class GpuUnhealthy(ReasonBase):
+    """The driver calls GPUs of the worker broken, and without them the model does not fit. Repair or replace them."""
+
+    code: Literal["gpu_unhealthy"] = "gpu_unhealthy"
+    who: ClassVar[Who] = "operator"
+    gpu_indexes: tuple[int, ...]
+    problem: str
+
+    def sentence(self) -> str:
+        which = ", ".join(str(index) for index in self.gpu_indexes)
+        return f"GPU {which} is unhealthy: {self.problem}"
+
+
+class GpuShareNotFree(ReasonBase):
+    """The engine reserves a share of each GPU (`--gpu-memory-utilization` and the like), and too few GPUs have it free."""
+
+    code: Literal["gpu_share_not_free"] = "gpu_share_not_free"
+    who: ClassVar[Who] = "wait"
+    share: float
+    gpus_needed: int
+    gpus_free: int
+    freest_share: float
+    free_bytes: Bytes
+    total_bytes: Bytes
+    reserved_bytes: Bytes = 0
+    """Of each GPU: kept for the system, so that it never becomes free."""
+
+    @property
+    def whose(self) -> Who:
+        """Waiting does not help where the system keeps a part of the share."""
+        return "wait" if int(self.share * self.total_bytes) <= self.total_bytes - self.reserved_bytes else "author"
+
+    def sentence(self) -> str:
+        gpus = "a GPU" if self.gpus_needed == 1 else f"each of {self.gpus_needed} GPUs"
+        return (
+            f"the engine takes {self.share:.0%} of {gpus}, {self.gpus_free} have that free, the freest has"
+            f" {gib(self.free_bytes)} of {gib(self.total_bytes)} ({self.freest_share:.0%})"
+        )
+
+
+class GpuShareTooSmall(ReasonBase):
+    """The share of a GPU that the engine takes is less than the model needs there. Raise the share, or use more GPUs."""
+
+    code: Literal["gpu_share_too_small"] = "gpu_share_too_small"
+    who: ClassVar[Who] = "author"
+    share: float
+    share_bytes: Bytes
+    needed_bytes: Bytes
+    """On each GPU."""
+    total_bytes: Bytes
+    gpus: int = 1
+
+    def sentence(self) -> str:
+        each = "a GPU" if self.gpus == 1 else f"each of {self.gpus} GPUs"
+        return (
+            f"needs {gib(self.needed_bytes)} on {each}, and the engine's share of {self.share:.0%} of"
+            f" {gib(self.total_bytes)} is {gib(self.share_bytes)}"
+        )
+
+
+class GpuMemoryInUseByOthers(ReasonBase):
+    """Processes that are not Muster's hold GPU memory; without them the model would fit."""
+
+    code: Literal["gpu_memory_in_use_by_others"] = "gpu_memory_in_use_by_others"
+    who: ClassVar[Who] = "operator"
+    gpu_index: int
+    used_bytes: Bytes
+    total_bytes: Bytes
+
+    def sentence(self) -> str:
+        return (
+            f"processes of others hold {gib(self.used_bytes)} of {gib(self.total_bytes)} on GPU {self.gpu_index};"
+            " without them it would fit"
+        )
+
+
+class NotEnoughGpus(ReasonBase):
+    """The model is to run on more GPUs of one kind than the worker has."""
+
+    code: Literal["not_enough_gpus"] = "not_enough_gpus"
+    who: ClassVar[Who] = "operator"
+    needed: int
+    available: int
+
+    def sentence(self) -> str:
+        return f"needs {self.needed} GPUs of one kind, the worker has {self.available}"
+
+
+class NotEnoughDisk(ReasonBase):
+    """The model's files do not fit on the worker's disk."""
+
+    code: Literal["not_enough_disk"] = "not_enough_disk"
+    who: ClassVar[Who] = "operator"
+    needed_bytes: Bytes
+    free_bytes: Bytes
+
+    def sentence(self) -> str:
+        return f"the files take {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free"
+
+
+class ContextDoesNotFit(ReasonBase):
+    """Beside the weights there is no room for the KV cache of one sequence of the whole context. Set a shorter context."""
+
+    code: Literal["context_does_not_fit"] = "context_does_not_fit"
+    who: ClassVar[Who] = "author"
+    context_tokens: int
+    fitting_tokens: int
+    cache_bytes: Bytes
+    """Of one sequence of that length, on each GPU."""
+    room_bytes: Bytes
+    """What the engine's share of a GPU leaves beside the weights."""
+
+    def sentence(self) -> str:
+        return (
+            f"the KV cache of {self.context_tokens} tokens takes {gib(self.cache_bytes)} on a GPU, {gib(self.room_bytes)}"
+            f" are left beside the weights: {self.fitting_tokens} tokens fit"
+        )
+
+
+class Quarantined(ReasonBase):
+    """The model's engine crashed on this worker again and again. Edit the model, or clear the quarantine."""
+
+    code: Literal["quarantined"] = "quarantined"
+    who: ClassVar[Who] = "author"
+    crashes: int
+
+    def sentence(self) -> str:
+        return f"its engine crashed {self.crashes} times in a row on this worker"
+
+
+class NetworkDown(ReasonBase):
+    """An instance over several machines needs the GPUs' own network (RoCE), and this worker's is down."""
+
+    code: Literal["network_down"] = "network_down"
+    who: ClassVar[Who] = "operator"
+    gpu_indexes: tuple[int, ...]
+
+    def sentence(self) -> str:
+        return f"the network of GPU {', '.join(str(index) for index in self.gpu_indexes)} is down"
+
+
+class WorkersDoNotAddUp(ReasonBase):
+    """Several machines may run the model together, and no group of equal ones has enough free GPUs of one kind."""
+
+    code: Literal["workers_do_not_add_up"] = "workers_do_not_add_up"
+    who: ClassVar[Who] = "wait"
+    gpus_needed: int
+    largest_group: int
+    """So many GPUs has the largest group of workers that could run it together now."""
+    accelerator: str
+
+    def sentence(self) -> str:
+        return (
+            f"needs {self.gpus_needed} {self.accelerator} GPUs over several workers, equal groups of free ones add up to"
+            f" {self.largest_group}"
+        )
+
+
+class HeadsNotDivisible(ReasonBase):
+    """Tensor parallelism gives each GPU the same number of attention heads. Choose a size that divides them."""
+
+    code: Literal["heads_not_divisible"] = "heads_not_divisible"
+    who: ClassVar[Who] = "author"
+    heads: int
+    tensor_parallel_size: int
+    of: Literal["attention", "vision"] = "attention"
+
+    def sentence(self) -> str:
+        of = "vision attention heads" if self.of == "vision" else "attention heads"
+        return f"its {self.heads} {of} can't be divided by a tensor parallel size of {self.tensor_parallel_size}"
+
+
+class VocabularyNotDivisible(ReasonBase):
+    """Tensor parallelism divides the vocabulary among the GPUs. Choose a size that divides it."""
+
+    code: Literal["vocabulary_not_divisible"] = "vocabulary_not_divisible"
+    who: ClassVar[Who] = "author"
+    vocabulary_size: int
+    tensor_parallel_size: int
+
+    def sentence(self) -> str:
+        return (
+            f"its vocabulary of {self.vocabulary_size} can't be divided by a tensor parallel size of"
+            f" {self.tensor_parallel_size}"
+        )
+
+
+class WorldSizeDoesNotMatch(ReasonBase):
+    """The sizes in the parameters multiply to another number of GPUs than the model selects. Make them match."""
+
+    code: Literal["world_size_does_not_match"] = "world_size_does_not_match"
+    who: ClassVar[Who] = "author"
+    world_size: int
+    """tensor × pipeline × data parallel size."""
+    selected: int
+    """GPUs for one instance."""
+    field: str = "gpu_selector"
+
+    def sentence(self) -> str:
+        return (
+            f"the parallel sizes multiply to {self.world_size} GPUs, and {self.selected} are selected for an instance"
+        )
+
+
+class GpuUnknown(ReasonBase):
+    """The model selects GPUs that no worker of the fleet has. An id is `<worker name>:<type>:<index>`."""
+
+    code: Literal["gpu_unknown"] = "gpu_unknown"
+    who: ClassVar[Who] = "author"
+    gpu_ids: tuple[str, ...]
+    field: str = "gpu_selector.gpu_ids"
+
+    def sentence(self) -> str:
+        return f"no worker has the selected GPU {', '.join(self.gpu_ids)}"
+
+
+class GpuTypesMixed(ReasonBase):
+    """The model selects GPUs of different kinds, and one instance runs on one kind."""
+
+    code: Literal["gpu_types_mixed"] = "gpu_types_mixed"
+    who: ClassVar[Who] = "author"
+    types: tuple[str, ...]
+    field: str = "gpu_selector.gpu_ids"
+
+    def sentence(self) -> str:
+        return f"the selected GPUs are of different kinds: {', '.join(self.types)}"
+
+
+class TooFewGpusSelected(ReasonBase):
+    """The selected GPUs are fewer than the replicas need together."""
+
+    code: Literal["too_few_gpus_selected"] = "too_few_gpus_selected"
+    who: ClassVar[Who] = "author"
+    needed: int
+    selected: int
+    replicas: int = 1
+    """Instances that need them together."""
+    field: str = "gpu_selector"
+
+    def sentence(self) -> str:
+        whom = "one instance" if self.replicas == 1 else f"{self.replicas} instances"
+        return f"{self.needed} GPUs are needed for {whom}, and {self.selected} are selected"
+
+
+class ParameterInvalid(ReasonBase):
+    """A value in `backend_parameters` is none that the engine could take."""
+
+    code: Literal["parameter_invalid"] = "parameter_invalid"
+    who: ClassVar[Who] = "author"
+    parameter: str
+    value: str
+    expected: str
+    field: str = "backend_parameters"
+
+    def sentence(self) -> str:
+        return f"{self.parameter} is {self.value!r}, and must be {self.expected}"
+
+
+class ParametersContradict(ReasonBase):
+    """Two of the model's parameters exclude each other."""
+
+    code: Literal["parameters_contradict"] = "parameters_contradict"
+    who: ClassVar[Who] = "author"
+    parameters: tuple[str, ...]
+    problem: str
+    field: str = "backend_parameters"
+
+    def sentence(self) -> str:
+        return f"{' and '.join(self.parameters)} exclude each other: {self.problem}"
+
+
+class BackendUnknown(ReasonBase):
+    """There is no backend of that name."""
+
+    code: Literal["backend_unknown"] = "backend_unknown"
+    who: ClassVar[Who] = "author"
+    backend: str
+    known: tuple[str, ...]
+    field: str = "backend"
+
+    def sentence(self) -> str:
+        return f"there is no backend {self.backend}; known are {', '.join(self.known)}"
+
+
+class BackendVersionUnknown(ReasonBase):
+    """The backend has no such version."""
+
+    code: Literal["backend_version_unknown"] = "backend_version_unknown"
+    who: ClassVar[Who] = "author"
+    backend: str
+    version: str
+    known: tuple[str, ...]
+    """The oldest and the newest."""
+    field: str = "backend_version"
+
+    def sentence(self) -> str:
+        return f"{self.backend} has no version {self.version}; known are {' to '.join(self.known)}"
+
+
+class RolledBack(ReasonBase):
+    """The newest revision of the model did not run, so the former one runs. Edit the model again."""
+
+    code: Literal["rolled_back"] = "rolled_back"
+    who: ClassVar[Who] = "author"
+    revision: int
+    """The generation that did not run."""
+    problem: str
+
+    def sentence(self) -> str:
+        return f"the newest revision did not run ({self.problem}), the former one runs in its stead"
 
 
 class OnItsWay(ReasonBase):
@@ -423,7 +847,12 @@ Reason = Annotated[
     Union[  # noqa: UP007 - pydantic needs the union as an object, and get_args reads it below
         NoWorkers, BeingInspected, ModelNotFound, ModelFilesIncomplete, ModelFileTruncated, ModelFileInvalid, PathNotAllowed,
         WeightsUnknown, InspectionFailed, WorkerNotReady, WorkerCordoned, DownloaderSilent, LabelsDoNotMatch,
-        BackendNotAvailable, NotEnoughRam, NotEnoughVram, NoGpu, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
+        BackendNotAvailable, NotEnoughRam, NotEnoughVram, NoGpu, InventoryIncomplete, WorkerDraining, PlatformNotSupported,
+        AcceleratorNotSupported, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
+        GpuMemoryInUseByOthers, NotEnoughGpus, NotEnoughDisk, ContextDoesNotFit, Quarantined, NetworkDown,
+        WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
+        TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendVersionUnknown,
+        RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
         WorkerShutDown, EngineExited,
         EngineKilled, EngineVanished, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
         UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, StopOverdue,

@@ -5,6 +5,7 @@ muster.assigned.<worker>                             stream ASSIGNED, the newest
 muster.reports.<worker>.<kind>.<id>.<Type>           stream REPORTS, kept for days
 muster.beat.<worker>.<agent|downloader>              core NATS, not stored
 muster.ask.<worker>.<verb>                           core NATS, request and reply
+muster.core.<verb>                                   core NATS, request and reply: questions to who decides
 muster.projected                                     core NATS: the projector's high-water mark
 muster.trail.<worker>.<instance>                     core NATS: log lines of an engine
 
@@ -116,6 +117,11 @@ def parse_beat(subject: str) -> tuple[str, str]:
     if len(parts) != 4:
         raise ValueError(f"not the subject of a beat: {subject}")
     return parts[2], parts[3]
+
+
+def ask_core(verb: str) -> str:
+    """A question to the scheduler that decides."""
+    return f"muster.core.{verb}"
 
 
 def ask(worker_id: str, verb: str) -> str:

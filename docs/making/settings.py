@@ -10,6 +10,7 @@ from services.agent.settings import AgentSettings
 from services.api.settings import ApiSettings
 from services.downloader.settings import DownloaderSettings
 from services.scheduler.settings import SchedulerSettings
+from services.simulator.settings import SimulatorSettings
 from services.up.settings import UpSettings
 
 SERVICES: Final[tuple[tuple[str, type[Settings]], ...]] = (
@@ -19,6 +20,7 @@ SERVICES: Final[tuple[tuple[str, type[Settings]], ...]] = (
     ("scheduler", SchedulerSettings),
     ("agent", AgentSettings),
     ("downloader", DownloaderSettings),
+    ("simulator", SimulatorSettings),
 )
 
 

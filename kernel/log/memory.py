@@ -12,11 +12,12 @@ from kernel.log.port import MOST_IN_AN_APPEND, Draft, LogState, Stored, subject_
 
 
 class MemoryLog:
-    def __init__(self, *, generation: int = 1) -> None:
+    def __init__(self, *, generation: int = 1, created: datetime | None = None) -> None:
         self._events: list[Stored] = []
         self._ids: dict[str, int] = {}
+        self._last_on: dict[str, int] = {}
         self._generation = generation
-        self._created = datetime.now(UTC)
+        self._created = created or datetime.now(UTC)
         self._grown = asyncio.Condition()
 
     async def append(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
@@ -35,6 +36,7 @@ class MemoryLog:
             sequence = len(self._events) + 1
             self._events.append(Stored(sequence, draft.subject, draft.envelope.to_json()))
             self._ids[draft.envelope.id] = sequence
+            self._last_on[draft.subject] = sequence
             sequences.append(sequence)
         async with self._grown:
             self._grown.notify_all()
@@ -58,8 +60,11 @@ class MemoryLog:
         return LogState(self._generation, self._created, 1, len(self._events))
 
     def _last(self, subject_filter: str) -> int:
+        if not ("*" in subject_filter or subject_filter.endswith(">")):
+            return self._last_on.get(subject_filter, 0)
+        beginning = subject_filter.partition("*")[0].rstrip(">")
         for event in reversed(self._events):
-            if subject_matches(event.subject, subject_filter):
+            if event.subject.startswith(beginning) and subject_matches(event.subject, subject_filter):
                 return event.sequence
         return 0
 

@@ -120,6 +120,8 @@ class EventLog(Protocol):
 
 def subject_matches(subject: str, subject_filter: str) -> bool:
     """NATS wildcards: `*` is one token, `>` is the rest (at least one)."""
+    if subject_filter.endswith(".>") and "*" not in subject_filter:
+        return len(subject) >= len(subject_filter) and subject.startswith(subject_filter[:-1])
     have, want = subject.split("."), subject_filter.split(".")
     for n, wanted in enumerate(want):
         if wanted == ">":

@@ -190,7 +190,13 @@ class Projector:
             log.info("projection is now version %d: rebuilding the read models", self._projection.version)
             checkpoint = await rebuild(connection, self._projection)
         else:
-            await create_functions(connection, checkpoint.read_schema, self._projection.tables)
+            try:
+                await create_functions(connection, checkpoint.read_schema, self._projection.tables)
+            except (
+                asyncpg.InvalidSchemaNameError,
+                asyncpg.InternalServerError,
+            ) as error:  # somebody replaces it just now
+                raise LostTheCheckpoint from error
         await self._reached(checkpoint)  # others may know the former generation only
         return checkpoint
 

@@ -3,7 +3,9 @@
 Readers use the views in schema `muster`, which point at the live one; a switch is one transaction.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import asyncpg
 from sqlalchemy import MetaData, Table
@@ -12,6 +14,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from kernel.projections.functions import create_functions
 from kernel.projections.tables import SCHEMA
+
+DROP_ATTEMPTS: Final = 20
 
 
 async def create_read_schema(connection: asyncpg.Connection, schema: str, tables: Sequence[Table]) -> None:
@@ -42,7 +46,14 @@ async def drop_read_schemas_except(connection: asyncpg.Connection, live: str) ->
         "SELECT nspname FROM pg_namespace WHERE nspname ~ '^read_[0-9]+$' AND nspname <> $1", live
     )
     for row in rows:
-        await connection.execute(f'DROP SCHEMA "{row["nspname"]}" CASCADE')
+        for attempt in range(1, DROP_ATTEMPTS + 1):
+            try:
+                await connection.execute(f'DROP SCHEMA IF EXISTS "{row["nspname"]}" CASCADE')
+                break
+            except asyncpg.InternalServerError:  # "tuple concurrently updated": a projector makes its functions there
+                if attempt == DROP_ATTEMPTS:
+                    raise
+                await asyncio.sleep(0.05)
 
 
 async def canonical_rows(connection: asyncpg.Connection, schema: str, tables: Iterable[Table]) -> dict[str, list[str]]:

@@ -26,10 +26,15 @@ from schemas.facts.model import (
     ModelCreated,
     ModelDegraded,
     ModelDeleted,
+    ModelEnded,
     ModelInspected,
     ModelPending,
+    ModelQuarantineCleared,
+    ModelQuarantined,
+    ModelQuarantineLifted,
     ModelReady,
     ModelRenamed,
+    ModelRolledBack,
     ModelScaled,
     ModelUpdated,
 )
@@ -37,6 +42,8 @@ from schemas.facts.scheduler import SchedulerElected
 from schemas.facts.worker import (
     WorkerAddressChanged,
     WorkerCordoned,
+    WorkerDrained,
+    WorkerDrainRequested,
     WorkerInventoryChanged,
     WorkerLabelled,
     WorkerReady,
@@ -51,8 +58,10 @@ from schemas.upcasts import upcast
 
 FACTS: Final[tuple[type[Fact], ...]] = (
     WorkerRegistered, WorkerInventoryChanged, WorkerRenamed, WorkerAddressChanged, WorkerReady, WorkerUnreachable,
-    WorkerRemoved, WorkerLabelled, WorkerCordoned, WorkerUncordoned, WorkerRemovalRequested,
-    ModelCreated, ModelUpdated, ModelRenamed, ModelScaled, ModelDeleted, ModelInspected, ModelPending, ModelReady, ModelDegraded,
+    WorkerRemoved, WorkerLabelled, WorkerCordoned, WorkerUncordoned, WorkerDrainRequested, WorkerDrained,
+    WorkerRemovalRequested,
+    ModelCreated, ModelUpdated, ModelRenamed, ModelScaled, ModelDeleted, ModelQuarantineCleared, ModelInspected,
+    ModelRolledBack, ModelQuarantined, ModelQuarantineLifted, ModelPending, ModelReady, ModelDegraded, ModelEnded,
     InstanceCreated, InstancePending, InstanceScheduled, InstanceDownloading, InstanceStarting, InstanceRunning,
     InstanceFailed, InstanceRestartPlanned, InstanceUnreachable, InstanceReachable, InstanceStopping,
     InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,

@@ -6,13 +6,13 @@ from pydantic import Field
 
 from schemas.facts.base import Fact, Owner
 from schemas.ids import NOBODY, InstanceId, ModelId, WorkerId
-from schemas.models import Launch, Member
+from schemas.models import Launch, Member, Why
 from schemas.reasons import Reason, Suggestion
-from schemas.value import Instant
+from schemas.value import Count, Instant
 
 Attempt = Annotated[int, Field(ge=1)]
 LogTail = Annotated[tuple[str, ...], Field(max_length=200)]
-StopCause = Literal["model_deleted", "scaled_down", "deletion_requested"]
+StopCause = Literal["model_deleted", "scaled_down", "deletion_requested", "replaced", "drained"]
 
 
 class InstanceFact(Fact):
@@ -47,8 +47,11 @@ class InstancePending(InstanceFact):
 
     type: ClassVar[str] = "InstancePending"
     reasons: tuple[Reason, ...]
+    """Of the request itself, and of the workers that come closest; `GET /v2/models/{id}/placement` has all."""
     closest: WorkerId | None = None
     suggestions: tuple[Suggestion, ...] = ()
+    unlisted: dict[str, Count] = {}
+    """Code → how many further workers object with it."""
 
 
 class InstanceScheduled(InstanceFact):
@@ -58,6 +61,9 @@ class InstanceScheduled(InstanceFact):
     attempt: Attempt
     launch: Launch
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    overcommitted: bool = False
+    """The user chose the GPUs himself, and by estimate the model needs more than the engine's share of them."""
+    why: Why | None = None
 
     @property
     def worker(self) -> str:

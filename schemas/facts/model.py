@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from schemas.asks import InspectModel
 from schemas.facts.base import Fact, Owner
-from schemas.ids import ModelId, WorkerId
+from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
 from schemas.reasons import Reason
 from schemas.subjects import name_token
@@ -97,10 +98,59 @@ class ModelInspected(ModelFact):
     generation: int
     weights: ModelWeights | None = None
     reasons: tuple[Reason, ...] = ()
+    question: InspectModel | None = None
+    """What was looked at; None (in old facts): the model's files as they were wanted then."""
 
     @property
     def worker(self) -> str:
         return self.worker_id
+
+
+class ModelRolledBack(ModelFact):
+    """A new revision of the engine did not run; instances run the former one until the model is edited again."""
+
+    type: ClassVar[str] = "ModelRolledBack"
+    revision: int
+    to_revision: int
+    instance_id: InstanceId
+    """The instance that tried it."""
+    reasons: tuple[Reason, ...]
+
+
+class ModelQuarantined(ModelFact):
+    """The model's engine crashed on a worker again and again: it is not placed there until the model is edited, or the
+    quarantine is cleared.
+    """
+
+    type: ClassVar[str] = "ModelQuarantined"
+    worker_id: WorkerId
+    crashes: Annotated[int, Field(ge=1)]
+
+    @property
+    def worker(self) -> str:
+        return self.worker_id
+
+
+class ModelQuarantineCleared(NamedModelWish):
+    """A user wants the model to be tried again on the workers where it crashed; on one of them, or on all."""
+
+    type: ClassVar[str] = "ModelQuarantineCleared"
+    worker_id: WorkerId | None = None
+
+
+class ModelQuarantineLifted(ModelFact):
+    """The model's crashes on these workers are forgotten: it was edited, or a user cleared its quarantine."""
+
+    type: ClassVar[str] = "ModelQuarantineLifted"
+    worker_ids: tuple[WorkerId, ...]
+    clears: int
+    """How often they were to be forgotten, this time included."""
+
+
+class ModelEnded(ModelFact):
+    """A model that was deleted has no instance left: nothing more is said of it."""
+
+    type: ClassVar[str] = "ModelEnded"
 
 
 class ModelPending(ModelFact):

@@ -95,6 +95,21 @@ class WorkerUncordoned(WorkerFact):
     owner: ClassVar[Owner] = "api"
 
 
+class WorkerDrainRequested(WorkerFact):
+    """An operator wants the worker empty: its instances are replaced elsewhere, each stopped when another one runs."""
+
+    type: ClassVar[str] = "WorkerDrainRequested"
+    owner: ClassVar[Owner] = "api"
+
+
+class WorkerDrained(WorkerFact):
+    """Nothing is promised any more on a worker that was to be emptied."""
+
+    type: ClassVar[str] = "WorkerDrained"
+    drains: int
+    """How often it was to be emptied, this time included."""
+
+
 class WorkerRemovalRequested(WorkerFact):
     """An operator wants the worker out of the fleet."""
 

@@ -146,8 +146,12 @@ class AgentProcess:
                 ended=[w.id for w in known if w.ended is not None],
             )
             for engine in todo.forget:
+                watched = self._engines.get(engine)
                 self._forget(engine)
-                await self._runtime.stop(engine, 0)  # nothing runs: its end need not be told again
+                await self._runtime.stop(engine, 0)
+                if watched is not None and watched.ended is None:  # it waited for its files: what it claims is free
+                    watched.phase = "stopped"
+                    self._report(watched)
             for engine in todo.stop:
                 self._spawn(self._stop(engine))
             for instance in todo.accept:

@@ -106,8 +106,11 @@ class Client:
     def post(self, *path: str, body: Document) -> Document:
         return self._request("POST", path, {}, body)
 
-    def delete(self, *path: str) -> Document:
-        return self._request("DELETE", path, {})
+    def patch(self, *path: str, body: Document) -> Document:
+        return self._request("PATCH", path, {}, body)
+
+    def delete(self, *path: str, **parameters: Any) -> Document:
+        return self._request("DELETE", path, parameters)
 
     def find(self, *path: str, **parameters: Any) -> Document | None:
         """None when there is no such thing."""

@@ -4,7 +4,8 @@ import os.path
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,8 +15,13 @@ from services.cli.failed import USAGE, Failed
 from services.cli.options import AsJson, Key, Url
 from services.cli.terminal import local_time, show, show_json
 
+if TYPE_CHECKING:
+    from schemas.placements import PlacementQuestion
+
 Model = Annotated[str, typer.Argument(help="Name or id of a model.")]
 PAUSE_SECONDS: Final = 0.1
+CODES: Final = {"json_invalid": "invalid_json", "extra_forbidden": "unknown_field", "duplicate_name": "duplicate_name"}
+"""As the api calls them."""
 
 
 def deploy(
@@ -55,15 +61,80 @@ def deploy(
 def explain(model: Model, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """Why a model is as it is, and what would help.
 
-    Where it runs; or every worker's objections, with their numbers; or how its engine ended.
+    Where it runs, and why there; or every worker's objections, with their numbers; or how its engine ended.
     """
     with Client.connect(url, key) as client:
         found = client.get("v2", "models", model)
         instances = client.get("v2", "model-instances", model=found["id"])
+        placement = client.get("v2", "models", found["id"], "placement")
     if as_json:
-        show_json({"model": found, "instances": instances})
+        show_json({"model": found, "instances": instances, "placement": placement})
     else:
-        show(render.explain(found, instances["items"], local_time()))
+        show(render.explain(found, instances["items"], local_time(), placement))
+
+
+def plan(
+    file: Annotated[
+        str | None,
+        typer.Option("--file", help="The question as JSON, `-` for standard input; see docs/how-to/plan.md."),
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Would a model run, where, and what would it take? Deploys nothing.
+
+    A question that describes a fleet is answered here, with no server running; any other by the server, for its fleet.
+    """
+    if file is None:
+        raise Failed("say what to plan: --file question.json", exit_code=USAGE)
+    question = _question(file)
+    if question.fleet is not None:
+        from services.scheduler.domain.plan import plan_offline  # noqa: PLC0415 - others need no scheduler
+
+        answer: dict[str, Any] = plan_offline(question).model_dump(mode="json")
+    else:
+        with Client.connect(url, key) as client:
+            answer = client.post("v2", "placements", body=question.model_dump(mode="json", exclude_unset=True))
+    if as_json:
+        show_json(answer)
+    else:
+        show(render.plan(question.model.name, answer))
+
+
+def _question(file: str) -> "PlacementQuestion":
+    """Raises Failed with the code, the field and what is wrong with it."""
+    from pydantic import ValidationError  # noqa: PLC0415 - see above
+
+    from schemas.placements import PlacementQuestion  # noqa: PLC0415
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failed(f"{file} can't be read: {error}", exit_code=USAGE) from error
+    try:
+        return PlacementQuestion.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        code = CODES.get(first["type"], "invalid_request")
+        raise Failed(f"{code}: {field + ': ' if field else ''}{first['msg']}", exit_code=USAGE) from error
+
+
+def retry(
+    model: Model,
+    worker: Annotated[str | None, typer.Option(help="On this worker only.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try a model again on workers where it is quarantined, since its engine crashed there."""
+    with Client.connect(url, key) as client:
+        answer = client.delete("v2", "models", model, "quarantine", **({"worker": worker} if worker else {}))
+    if as_json:
+        show_json(answer)
+    else:
+        print(f"{model} is tried again.")
 
 
 def delete(model: Model, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:

@@ -123,6 +123,9 @@ def workers(items: Sequence[Document], now: datetime) -> RenderableType:
         state = _state(worker)
         if worker["cordoned"]:
             state.append(", cordoned", style="yellow")
+        if worker.get("draining"):
+            drained = worker.get("drained_at") is not None
+            state.append(", drained" if drained else ", draining", style="yellow")
         runs = ", ".join(f"{name} {version or ''}".strip() for name, version in sorted(worker["backends"].items()))
         has = f"{_count(worker['cpu_count'], 'CPU')}, {_size(worker['memory_total'])}"
         for name, count in _counted(f"{gpu['name']} {_size(gpu['memory_total'])}" for gpu in worker["gpus"]):
@@ -135,18 +138,106 @@ def workers(items: Sequence[Document], now: datetime) -> RenderableType:
 # -- one model --------------------------------------------------------------------------------------------------------
 
 
-def explain(model: Document, instances: Sequence[Document], now: datetime) -> RenderableType:
-    """Why a model is as it is: a sentence, then each instance, or each group that is waiting for the same reasons."""
+def explain(
+    model: Document, instances: Sequence[Document], now: datetime, placement: Document | None = None
+) -> RenderableType:
+    """Why a model is as it is: a sentence, then each instance, or each group that is waiting for the same reasons.
+
+    `placement`: of the same model, as it is now; what was stated before stands in the instances.
+    """
     parts: list[RenderableType] = [_summary(model)]
+    places = {} if placement is None else {each["id"]: each for each in placement["instances"]}
+    refusal = None if placement is None else placement["refusal"]
     pending: dict[str, list[Document]] = {}
     for instance in instances:
         if instance["state"] == "pending" and instance["reasons"]:
             pending.setdefault(_alike(instance), []).append(instance)
         else:
             parts += ["", *_explain_one(instance, now)]
+        if instance["state"] not in ("pending", "error"):
+            parts += _why_there(places.get(instance["id"]))
     for group in pending.values():
-        parts += ["", *_explain_pending(group, now)]
+        parts += ["", *_explain_pending(group, now, refusal)]
     return Group(*parts)
+
+
+def plan(name: str, answer: Document) -> RenderableType:
+    """Would it run, where, and what would it take?"""
+    needs = answer["needs"]
+    share = needs["per_gpu_share"]
+    parts: list[RenderableType] = [
+        Text.assemble(_bold(name), ": ", (plain(answer["summary"]), "green" if answer["placed"] else "yellow")),
+        Text(
+            f"It needs {_size(needs['vram'])} of VRAM and {_size(needs['ram'])} of RAM"
+            + (f"; its engine takes {share:.0%} of each GPU" if share is not None else "")
+            + "."
+        ),
+    ]
+    if answer["placed"]:
+        table = Rows("INSTANCE", "WORKER", "GPUS", "CLAIMS", "BESIDE ITS OWN PARAMETERS")
+        for number, each in enumerate(answer["placements"], start=1):
+            for member in each["members"]:
+                gpus = ", ".join(f"{member['type']}:{index}" for index in member["gpu_indexes"]) or "none"
+                table.add_row(
+                    str(number), member["worker"], gpus, _claimed(member["claim"]), " ".join(each["parameters"])
+                )
+        return Group(
+            *parts, "", table, *(_why_there(answer["placements"][0]) if len(answer["placements"]) == 1 else ())
+        )
+    return Group(*parts, "", *_objections(answer["objections"], answer.get("unlisted") or {}), *_help(answer))
+
+
+ROWS: Final = 40
+"""Objections that are shown one by one; `--json` has all of them."""
+
+
+def _objections(objections: Sequence[Document], unlisted: Mapping[str, int]) -> list[RenderableType]:
+    table = Rows("WORKER", "OBJECTION", "WHO ACTS", "WHY")
+    for each in objections[:ROWS]:
+        table.add_row(each["worker"] or "–", Text(each["code"], style="yellow"), _who(each["who"]), each["text"])
+    more = dict(unlisted)
+    for each in objections[ROWS:]:
+        more[each["code"]] = more.get(each["code"], 0) + 1
+    if not more:
+        return [table]
+    said = ", ".join(f"{count}× {code}" for code, count in sorted(more.items()))
+    return [table, Text(f"and of further workers: {said}")]
+
+
+def _help(answer: Document) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if answer["closest"] is not None and len({each["worker"] for each in answer["objections"]}) > 1:
+        parts.append(Text(f"Closest: {plain(answer['closest'])}"))
+    if answer["suggestions"]:
+        parts.append(Text("What would help:"))
+        parts += [Padding(Text(f"- {plain(each['text'])}"), (0, 0, 0, 2)) for each in answer["suggestions"]]
+    return parts
+
+
+def _claimed(claim: Document) -> str:
+    sizes = [
+        f"{_size(size)} on GPU {index}" for index, size in sorted(claim["vram"].items(), key=lambda each: int(each[0]))
+    ]
+    if claim["ram"]:
+        sizes.append(f"{_size(claim['ram'])} of RAM")
+    return _and(sizes)
+
+
+def _why_there(place: Document | None) -> list[RenderableType]:
+    """Who else could have taken it, and by what they lost."""
+    why = place["why"] if place is not None else None
+    if why is None:
+        return []
+    if not why["runners_up"]:
+        return (
+            [Padding(Text("It was the only worker that could take it."), (0, 0, 0, 2))] if why["fitting"] == 1 else []
+        )
+    table = Rows("", "", "")
+    for each in why["runners_up"]:
+        gpus = f"GPU {', '.join(str(index) for index in each['gpu_indexes'])}" if each["gpu_indexes"] else ""
+        table.add_row(each["worker"], gpus, each["text"])
+    head = f"Why there: {_count(why['fitting'], 'worker')} could have taken it; the next best were"
+    return [Padding(Group(Text(head), Padding(table, (0, 0, 0, 2))), (0, 0, 0, 2))]
 
 
 def _summary(model: Document) -> Text:
@@ -162,7 +253,7 @@ def _alike(instance: Document) -> str:
     return f"{reasons} {instance['closest_worker']} {instance['suggestions']}"
 
 
-def _explain_pending(group: Sequence[Document], now: datetime) -> list[RenderableType]:
+def _explain_pending(group: Sequence[Document], now: datetime, refusal: Document | None = None) -> list[RenderableType]:
     first = group[0]
     names = _and([instance["name"] for instance in group])
     parts: list[RenderableType] = [
@@ -171,6 +262,8 @@ def _explain_pending(group: Sequence[Document], now: datetime) -> list[Renderabl
             f" since {_since(first['since'], now)}: no worker takes {'it' if len(group) == 1 else 'them'}.",
         )
     ]  # fmt: skip
+    if refusal is not None:
+        return [*parts, *_objections(refusal["objections"], refusal["unlisted"]), *_help(refusal)]
     table = Rows("WORKER", "OBJECTION", "WHO ACTS", "WHY")
     for reason in first["reasons"]:
         worker = reason["worker"] or reason["worker_id"] or "–"

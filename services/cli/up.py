@@ -30,6 +30,10 @@ def up(
     worker_name: Annotated[
         str | None, typer.Option(help="What to call this machine [MUSTER_WORKER_NAME, else its host name].")
     ] = None,
+    simulator: Annotated[
+        bool | None,
+        typer.Option("--simulator", help="Let `muster simulate` add workers that are not there [MUSTER_SIMULATOR]."),
+    ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Deploy the bundled model `tinychat` on the first start, and wait for it.")
     ] = False,
@@ -45,13 +49,13 @@ def up(
     flags = {"data_dir": data_dir, "host": host, "port": port, "inventory": inventory, "worker_name": worker_name}
     if detach:
         given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
-        background.detach([*given, *(["--demo"] if demo else [])])
+        background.detach([*given, *(["--simulator"] if simulator else []), *(["--demo"] if demo else [])])
         return
 
     from services.cli.here import StopRequest, look_before, run_here  # noqa: PLC0415 - half a second
 
     stop = StopRequest()
-    before = look_before(flags, demo=demo)
+    before = look_before(flags | {"simulator": simulator}, demo=demo)
 
     async def serve(everything: "Everything") -> None:
         import asyncio  # noqa: PLC0415 - was imported meanwhile

@@ -17,10 +17,9 @@ from kernel.settings import BadSettings
 from schemas.asks import InspectModel, ModelInspection
 from schemas.assignment import Assigned, AssignedFile
 from schemas.ids import FileId, WorkerId
-from schemas.models import Source
 from schemas.reports import FileReported, FileSeen, FilesObserved
 from schemas.subjects import ask
-from services.downloader.adapters.local_path import inspect_local_path
+from services.downloader.adapters.local_path import inspect_model
 from services.downloader.settings import DownloaderSettings
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class DownloaderProcess:
 
     async def _verify(self, file: AssignedFile) -> None:
         """A local path is ready when all its files are there and as long as their headers say."""
-        found = await self._inspect(file.source)
+        found = await self._inspect(InspectModel(source=file.source))
         if found.weights is None:
             seen = FileSeen(
                 file_id=file.file_id, wanted=file.wanted, commit=file.commit, phase="failed", reasons=found.reasons
@@ -115,7 +114,7 @@ class DownloaderProcess:
     def _answer_questions(self, broker: NatsBroker) -> None:
         @broker.subscriber(ask(self.worker_id, "inspect"), title="inspect")
         async def inspect(question: InspectModel) -> ModelInspection:  # pyright: ignore[reportUnusedFunction] - the broker calls it
-            return await self._inspect(question.source)
+            return await self._inspect(question)
 
-    async def _inspect(self, source: Source) -> ModelInspection:
-        return await asyncio.to_thread(inspect_local_path, source, self._roots)
+    async def _inspect(self, question: InspectModel) -> ModelInspection:
+        return await asyncio.to_thread(inspect_model, question, self._roots)

@@ -22,7 +22,7 @@ from kernel.log.seal import Cause
 from kernel.log.streams import verify
 from kernel.process import retry_until_connected
 from kernel.telemetry import span
-from schemas.asks import InspectModel, ModelInspection
+from schemas.asks import ModelInspection
 from schemas.envelope import Envelope
 from schemas.facts import UnknownType, read
 from schemas.facts.base import Fact
@@ -45,6 +45,7 @@ from schemas.subjects import (
 )
 from services.scheduler.adapters.board import Board, TooLarge
 from services.scheduler.adapters.lease import Lease
+from services.scheduler.adapters.questions import Questions
 from services.scheduler.adapters.snapshots import SnapshotStore
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now, Question
@@ -58,6 +59,8 @@ FEW: Final = 5
 """Facts that are appended one by one: to the server an atomic batch costs as much as ten single facts."""
 MOST_IN_A_BATCH: Final = 900
 """The server takes 1000."""
+MOST_INPUTS: Final = 200
+"""That share one append: the more, the longer the first of them waits."""
 INSPECTION_SECONDS: Final = 15.0
 
 DECIDED = Counter("muster_scheduler_facts_total", "Facts that the scheduler stated", ["type"])
@@ -154,7 +157,8 @@ class Reign:
         self._log = JetStreamLog(bus)
         self._board = Board(bus)
         self._snapshots = SnapshotStore(bus)
-        self._inputs: asyncio.Queue[Input] = asyncio.Queue(maxsize=100_000)
+        self._inputs: asyncio.Queue[tuple[float, Input]] = asyncio.Queue(maxsize=100_000)
+        """With the monotonic second at which each arrived."""
         self._asking: set[Question] = set()
         self._since_snapshot = 0
         self._followed = 0
@@ -180,9 +184,13 @@ class Reign:
                 tasks.create_task(self._follow_api())
                 tasks.create_task(self._follow_reports(reports_after))
                 tasks.create_task(self._listen_to_beats())
+                tasks.create_task(Questions(self._bus, core).answer())
                 self._in_doubt = True
-                await self._append(core.took_over(self._now()), Cause(actor="scheduler"))
-                await self._publish(set(fleet.workers), always=True)
+                workers = set(
+                    fleet.workers
+                )  # who is removed now is told so too: it must not come back to its old assignment
+                await self._append((core.took_over(self._now()), Cause(actor="scheduler")))
+                await self._publish(workers | set(fleet.workers), always=True)
                 IS_DECIDING.set(1)
                 self.deciding.set()
                 await self._decide(tasks)
@@ -214,58 +222,70 @@ class Reign:
         return fleet
 
     async def _decide(self, tasks: asyncio.TaskGroup) -> None:
-        core = self._core
         while True:
-            inputs = await self._next_inputs()
-            workers: set[WorkerId] = set()
-            with DECISION_SECONDS.time():
-                for each in inputs:
-                    self._in_doubt = True
-                    decision, cause = each(self._now())
-                    workers |= decision.workers
-                    await self._append(decision, cause)
-                self._in_doubt = True
-                decision = core.time_passed(self._now())
-                workers |= decision.workers
-                await self._append(decision, Cause(actor="scheduler"))
-                await self._publish(workers)
-            for question in core.questions(self._now()):
-                if question not in self._asking:
-                    self._asking.add(question)
-                    tasks.create_task(self._inspect(question))
-            if self._since_snapshot >= self._settings.snapshot_every:
-                await self._save_snapshot()
+            for question in await self._decide_once(await self._next_inputs()):
+                tasks.create_task(self._inspect(question))
 
-    async def _next_inputs(self) -> list[Input]:
-        """All that is there; waits until there is something, or a deadline is due."""
+    async def _decide_once(self, inputs: list[tuple[float, Input]]) -> list[Question]:
+        """What follows from all of them, and from the time; the new questions that are to be asked."""
+        core = self._core
+        workers: set[WorkerId] = set()
+        behind: set[WorkerId] = set()
+        now = self._now()
+        with DECISION_SECONDS.time():
+            self._in_doubt = True
+            decisions = [each(now) for _, each in inputs]
+            heard_until = now.monotonic if self._inputs.empty() or not inputs else inputs[-1][0]
+            decisions.append((core.time_passed(now, heard_until), Cause(actor="scheduler")))
+            for decision, _ in decisions:
+                workers |= decision.workers
+                behind |= decision.behind
+            await self._append(*decisions)
+            await self._publish(behind, always=True)
+            await self._publish(workers - behind)
+        questions = [question for question in core.questions(self._now()) if question not in self._asking]
+        self._asking.update(questions)
+        if self._since_snapshot >= self._settings.snapshot_every:
+            await self._save_snapshot()
+        return questions
+
+    async def _next_inputs(self) -> list[tuple[float, Input]]:
+        """All that is there, each with its arrival (monotonic seconds); waits until there is something, or a deadline is due."""
         deadline = self._core.next_deadline()
         wait = TICK_SECONDS if deadline is None else min(max(deadline - self._clock.monotonic(), 0.0), TICK_SECONDS)
         try:
             async with asyncio.timeout(wait):
-                inputs = [await self._inputs.get()]
+                first = await self._inputs.get()
         except TimeoutError:
             return []
-        while not self._inputs.empty() and len(inputs) < 100:
-            inputs.append(self._inputs.get_nowait())
-        return inputs
+        return [first, *self._take_inputs(MOST_INPUTS - 1)]
 
-    async def _append(self, decision: Decision, cause: Cause) -> None:
-        """In order, each part fenced by the election. Whoever takes over completes what was cut off (`Core.took_over`)."""
+    def _take_inputs(self, most: int) -> list[tuple[float, Input]]:
+        return [self._inputs.get_nowait() for _ in range(min(self._inputs.qsize(), most))]
+
+    async def _append(self, *decisions: tuple[Decision, Cause]) -> None:
+        """Of one moment, in order, each part fenced by the election.
+
+        Many inputs that were there at once share their appends: a fleet that reports together waits for one, not for a
+        thousand. Whoever takes over completes what was cut off (`Core.took_over`).
+        """
         if self.election is None:
             raise Deposed("not elected")
-        if not decision.facts:
+        decided = [(fact, self._cause_of(fact, cause)) for decision, cause in decisions for fact in decision.facts]
+        if not decided:
             self._in_doubt = False
             return
-        with span("decide", traceparent=cause.traceparent):
-            size = 1 if len(decision.facts) <= FEW else MOST_IN_A_BATCH
-            for start in range(0, len(decision.facts), size):
-                part = decision.facts[start : start + size]
-                decided: list[tuple[Fact, Cause]] = [(fact, self._cause_of(fact, cause)) for fact in part]
-                _, sequences = await append_as_elected(self._log, self.election, self._clock, decided, at=decision.at)
+        at = next(decision.at for decision, _ in decisions if decision.facts)
+        traceparent = next((cause.traceparent for _, cause in decided if cause.traceparent is not None), None)
+        with span("decide", traceparent=traceparent):
+            size = 1 if len(decided) <= FEW else MOST_IN_A_BATCH
+            for start in range(0, len(decided), size):
+                part = decided[start : start + size]
+                _, sequences = await append_as_elected(self._log, self.election, self._clock, part, at=at)
                 self._core.fleet.seq = max(self._core.fleet.seq, sequences[-1])
                 self._since_snapshot += len(part)
         self._in_doubt = False
-        for fact in decision.facts:
+        for fact, _ in decided:
             DECIDED.labels(fact.type).inc()
 
     def _cause_of(self, fact: Fact, cause: Cause) -> Cause:
@@ -289,21 +309,24 @@ class Reign:
             self._greeted.add(worker_id)
             document = assigned_to(self._core.fleet, worker_id, self.election.sequence)
             try:
-                await self._board.publish(document, always=always)
+                sent = await self._board.publish(document, always=always)
             except TooLarge as error:  # what is new in it is not accepted in time; everybody else is served meanwhile
                 log.error("not published: %s", error)  # noqa: TRY400 - the sentence is enough
                 continue
             attempts = [(instance.instance_id, instance.attempt) for instance in document.instances]
-            self._core.published(worker_id, attempts, document.election, document.seq)
+            self._core.published(worker_id, attempts, document.election, document.seq, unchanged=not sent)
 
     # -- what comes in ------------------------------------------------------------------------------------------------
+
+    async def _put(self, each: Input) -> None:
+        await self._inputs.put((self._clock.monotonic(), each))
 
     async def _follow_api(self) -> None:
         if self.election is None:
             raise Deposed("not elected")
         async for events in self._log.tail([FACTS_OF_THE_API], after=self.election.sequence):
             for event in events:
-                await self._inputs.put(self._wish(event))
+                await self._put(self._wish(event))
 
     def _wish(self, event: Stored) -> Input:
         def decide(now: Now) -> tuple[Decision, Cause]:
@@ -320,7 +343,7 @@ class Reign:
         async for events in JetStreamTail(self._bus, REPORTS, (ALL_REPORTS,), after=after):
             for event in events:
                 if (found := parse_report(event)) is not None:
-                    await self._inputs.put(self._heard(*found))
+                    await self._put(self._heard(*found))
 
     def _heard(self, report: Report, envelope: Envelope) -> Input:
         return lambda now: (self._core.heard(report, now), _follows(envelope))
@@ -328,14 +351,7 @@ class Reign:
     async def _listen_to_beats(self) -> None:
         async def heard(message: Msg) -> None:
             name, role = parse_beat(message.subject)
-            worker_id = WorkerId(name)
-            if role == "agent" and worker_id not in self._greeted:
-                await self._inputs.put(lambda _now: (Decision(workers={worker_id}), Cause()))
-            elif role == "agent" and self._is_lost(worker_id):
-                await self._bus.publish(ask(worker_id, "look"), b"")
-            await self._inputs.put(
-                lambda now: (self._core.beat(worker_id, role, now), Cause(actor=f"worker/{worker_id}"))
-            )
+            await self._beat(WorkerId(name), role, boot_of(message.data))
 
         subscription = await self._bus.subscribe(ALL_BEATS, heard)
         try:
@@ -343,8 +359,23 @@ class Reign:
         finally:
             await subscription.unsubscribe()
 
-    def _is_lost(self, worker_id: WorkerId) -> bool:
-        """Heard again after it was given up: only its complete picture makes it ready."""
+    async def _beat(self, worker_id: WorkerId, role: str, boot_id: str | None) -> None:
+        if role == "agent" and worker_id not in self._greeted:
+            await self._put(lambda _now: (Decision(workers={worker_id}), Cause()))
+        elif role == "agent" and self._must_look(worker_id, boot_id):
+            await self._ask_to_look(worker_id)
+        if self._core.beat_is_news(worker_id, role, self._clock.monotonic(), boot_id):
+            await self._put(
+                lambda now: (self._core.beat(worker_id, role, now, boot_id), Cause(actor=f"worker/{worker_id}"))
+            )
+
+    async def _ask_to_look(self, worker_id: WorkerId) -> None:
+        await self._bus.publish(ask(worker_id, "look"), b"")
+
+    def _must_look(self, worker_id: WorkerId, boot_id: str | None) -> bool:
+        """It was started anew, or is heard again after it was given up: only its complete picture makes it ready."""
+        if self._core.boots.is_another(worker_id, "agent", boot_id):
+            return True
         worker = self._core.fleet.workers.get(worker_id)
         return worker is not None and worker.state == "unreachable" and worker_id not in self._core.liveness.left
 
@@ -352,7 +383,7 @@ class Reign:
         """Ask a downloader what a model weighs; whatever comes of it is an input."""
         wish = self._core.fleet.wishes[question.model_id]
         try:
-            request = InspectModel(source=wish.spec.source).model_dump_json().encode()
+            request = question.about.model_dump_json().encode()
             message = await self._bus.request(
                 ask(question.worker_id, "inspect"), request, timeout_seconds=INSPECTION_SECONDS
             )
@@ -363,7 +394,7 @@ class Reign:
             self._asking.discard(question)
         actor = f"worker/{question.worker_id}"
         cause = Cause(correlation_id=wish.correlation_id, actor=actor, traceparent=wish.traceparent)
-        await self._inputs.put(lambda now: (self._core.inspected(question, answer, now), cause))
+        await self._put(lambda now: (self._core.inspected(question, answer, now), cause))
 
     async def _save_snapshot(self) -> None:
         """Unless the fleet may not be what the log adds up to: something was decided and is perhaps not in it, a wish is
@@ -408,6 +439,14 @@ def fold(fleet: Fleet, event: Stored) -> tuple[Fact, Envelope] | None:
         return None
     evolve(fleet, fact, event.sequence, envelope.time, envelope.correlationid, envelope.traceparent)
     return fact, envelope
+
+
+def boot_of(beat: bytes) -> str | None:
+    """Who beats; None when the beat does not say."""
+    try:
+        return str(orjson.loads(beat)["boot_id"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def parse_report(event: Stored) -> tuple[Report, Envelope] | None:

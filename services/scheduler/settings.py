@@ -11,6 +11,8 @@ class SchedulerSettings(ServiceSettings):
     """So much longer, and its instances are placed elsewhere."""
     restart_base_seconds: float = 1.0
     """Delay before the first restart of a crashed engine; doubles with each crash in a row."""
+    cordon_unhealthy: bool = False
+    """A worker with a GPU that its driver calls unhealthy takes no new instance, not even on its other GPUs."""
     scheduler_lease_seconds: float = 2.0
     """A standby takes over when the deciding scheduler was not heard for this long."""
     snapshot_every: int = 2000
@@ -21,4 +23,5 @@ class SchedulerSettings(ServiceSettings):
             lease_seconds=self.lease_seconds,
             eviction_seconds=self.eviction_seconds,
             restart_base_seconds=self.restart_base_seconds,
+            cordon_unhealthy=self.cordon_unhealthy,
         )

@@ -1,12 +1,14 @@
 """The data directory of `muster up`: one user at a time, of a known version, with keys that nobody else can read."""
 
 import fcntl
+import json
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from kernel.accounts import Role
 from kernel.settings import BadSettings
 
 VERSION: Final = 2
@@ -81,6 +83,24 @@ class DataDir:
                 f"the data directory {self.path} is of a Muster from before the first release (version {found}), whose log"
                 " can't be read any more; choose another --data-dir"
             )
+
+
+def seed_file(path: Path, role: Role) -> Path:
+    """Where the key of a role lies, in a data directory of this path."""
+    return path / "keys" / f"{role}.seed"
+
+
+def nats_address(path: Path) -> str | None:
+    """Where the nats-server of the Muster that runs on this directory listens; None when nobody runs on it."""
+    if running_pid(path) is None:
+        return None
+    for file in (path / "nats").glob("*.ports"):
+        try:
+            addresses: list[str] = json.loads(file.read_bytes())["nats"]
+        except (OSError, ValueError, KeyError):  # it is being written
+            continue
+        return addresses[0]
+    return None
 
 
 def running_pid(path: Path) -> int | None:

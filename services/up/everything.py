@@ -30,7 +30,7 @@ from services.downloader.process import DownloaderProcess
 from services.downloader.settings import DownloaderSettings
 from services.scheduler.process import SchedulerProcess
 from services.scheduler.settings import SchedulerSettings
-from services.up.data_dir import DataDir
+from services.up.data_dir import DataDir, seed_file
 from services.up.embedded_nats import EmbeddedNats
 from services.up.embedded_postgres import EmbeddedPostgres
 from services.up.settings import UpSettings
@@ -50,9 +50,8 @@ class Everything:
         self.settings = settings
         self.directory = directory
         self.api_key = directory.api_key(settings.api_key.get_secret_value() if settings.api_key else None)
-        self.seeds: dict[Role, str] = {
-            role: read_or_make_seed(directory.path / "keys" / f"{role}.seed") for role in ROLES
-        }
+        roles: tuple[Role, ...] = (*ROLES, "simulator") if settings.simulator else ROLES
+        self.seeds: dict[Role, str] = {role: read_or_make_seed(seed_file(directory.path, role)) for role in roles}
         self.worker_id = worker_id_of(public_key(self.seeds["agent"]))
         self.nats = EmbeddedNats(self._write_server_config(), log_file=self._logs / "nats.log")
         self.postgres = EmbeddedPostgres(directory.path / "postgres", log_file=self._logs / "postgres.log")

@@ -13,6 +13,7 @@ WRITTEN: Final = (
     ROOT / "services" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "decisions").glob("*.md")),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 )
 GENERATED: Final = tuple(sorted((ROOT / "docs" / "reference").glob("*.md")))

@@ -35,6 +35,7 @@ def test_every_rule_has_a_file_and_every_tick_list_names_some() -> None:
         "add-an-accelerator",
         "add-an-engine",
         "add-an-event",
+        "simulate-a-fleet",
         "write-a-projection",
     }
 

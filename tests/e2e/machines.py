@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.models import LocalPath
-from services.downloader.adapters.local_path import inspect_local_path
-from services.scheduler.domain.memory import gguf
+from schemas.asks import InspectModel
+from schemas.models import LocalPath, ModelSpec
+from schemas.wanted import wanted_of
+from services.downloader.adapters.local_path import inspect_model
+from services.scheduler.domain.takes import estimate_of
 from tests.e2e.an_engine import COMMAND
 from tests.services.downloader.files import A_LLAMA, Tensor, a_gguf, u32
 
@@ -47,6 +49,8 @@ def a_model(directory: Path, name: str, *, weights: int, context: int = 2048) ->
 
 def takes(path: Path, context: int | None = None) -> int:
     """Bytes that this model takes with this context, its own unless given, by the scheduler's estimate (its tests say what that is)."""
-    weights = inspect_local_path(LocalPath(path=str(path)), ()).weights
+    weights = inspect_model(InspectModel(source=LocalPath(path=str(path))), ()).weights
     assert weights is not None
-    return gguf.needed_bytes(weights, context or weights.context_length or 0)
+    parameters = () if context is None else (f"--ctx-size={context}",)
+    spec = ModelSpec(name="m", source=LocalPath(path=str(path)), backend_parameters=parameters)
+    return estimate_of(spec, wanted_of(spec), weights).on_cpu.ram_bytes

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -238,7 +239,7 @@ async def test_what_an_agent_says_that_a_database_can_not_hold_does_not_stop_the
 
 def a_report(worker_id: WorkerId, type_: str, fields: dict[str, Any]) -> bytes:
     """As an agent that was started later than the true one would send it."""
-    identity = {"worker_id": worker_id, "boot_id": "another", "counter": 1, "observed_at": "2026-11-23T00:00:00Z"}
+    identity = {"worker_id": worker_id, "boot_id": "another", "counter": 1, "observed_at": datetime.now(UTC)}
     return orjson.dumps(an_envelope(30, type_, identity | fields))
 
 

@@ -24,7 +24,7 @@ async def directory() -> AsyncIterator[Path]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared(directory: Path) -> AsyncIterator[Stack]:
     """One nats-server for all tests that leave it running as it is."""
-    async with Stack(directory / "shared", NO_DATABASE, workers=2) as stack:
+    async with Stack(directory / "shared", NO_DATABASE, workers=2, simulator=True) as stack:
         yield stack
 
 

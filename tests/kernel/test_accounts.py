@@ -14,7 +14,7 @@ import pytest_asyncio
 from nats.aio.msg import Msg
 from pydantic import SecretStr
 
-from kernel.accounts import Role, new_seed, read_or_make_seed, worker_id_of
+from kernel.accounts import Principal, Role, new_seed, read_or_make_seed, render_server_config, worker_id_of
 from kernel.bus import Bus, JetStreamError, NoAnswer
 from kernel.clock import SystemClock
 from kernel.edge import Edge
@@ -475,6 +475,165 @@ async def test_a_worker_that_is_not_there_is_known_at_once(services: dict[Role, 
         await services["scheduler"].request(ask(other, "logs"), b"", timeout_seconds=60)
 
     assert not isinstance(away.value, NoAnswer)  # which is how it would end after the 60 s
+
+
+# -- a simulator --------------------------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def simulator(shared: Stack) -> Bus:
+    return await shared.bus("simulator")
+
+
+MADE_UP = "w-madeup"
+
+
+async def test_a_simulator_speaks_and_hears_for_workers_that_have_no_key(
+    shared: Stack, services: dict[Role, Bus], core: Bus
+) -> None:
+    simulator = await shared.bus("simulator")
+    before = await streams(core)
+    subjects = [
+        engine_reported(MADE_UP).subject,
+        f"muster.reports.{MADE_UP}.worker.{MADE_UP}.WorkerObserved",
+        f"muster.reports.{MADE_UP}.file.f-1.FileReported",
+        f"muster.reports.{MADE_UP}.files.{MADE_UP}.FilesObserved",
+    ]
+    for subject in subjects:
+        assert orjson.loads((await simulator.request(subject, b"", timeout_seconds=5)).data)["stream"] == "REPORTS"
+    assert (await streams(core))["REPORTS"] == before["REPORTS"].and_more(4)
+    async with Ear.of(services["scheduler"], "muster.beat.*.*") as ear:
+        for role in ("agent", "downloader"):
+            await simulator.publish(beat(MADE_UP, role), b"")
+        assert await ear.until(2) == [(beat(MADE_UP, "agent"), b""), (beat(MADE_UP, "downloader"), b"")]
+    async with Ear.of(simulator, "muster.assigned.*") as ear:
+        await core.request(assigned(MADE_UP), b"do this", timeout_seconds=5)
+        assert await ear.until(1) == [(assigned(MADE_UP), b"do this")]
+
+    async def answer(message: Msg) -> None:
+        await message.respond(message.subject.encode())
+
+    for verb in ("inspect", "logs", "look"):
+        subscription = await simulator.subscribe(ask("*", verb), answer)
+        await simulator.flush()
+        said = await services["scheduler"].request(ask(MADE_UP, verb), b"", timeout_seconds=5)
+        assert said.data == ask(MADE_UP, verb).encode()
+        await subscription.unsubscribe()
+    assert simulator.permission_violations == []
+
+
+NOT_FOR_A_SIMULATOR = (
+    "muster.reports.{own}.instance.i-1.EngineReported",
+    "muster.reports.{own}.worker.{own}.WorkerLeaving",
+    "muster.reports.{other}.files.{other}.FilesObserved",
+    "muster.beat.{own}.agent",
+    "muster.beat.{other}.downloader",
+    *(f"$JS.API.DIRECT.GET.ASSIGNED.muster.assigned.{which}" for which in ("{own}", MADE_UP, "*", ">")),
+    "muster.assigned.{own}",
+    "muster.assigned.w-madeup",
+    "muster.ask.{own}.logs",
+    "muster.ask.w-madeup.logs",
+    "_INBOX_{own}_agent.abc.def",
+    *(what for what in NOT_FOR_AN_AGENT if "{" not in what),
+)
+
+
+@pytest.mark.parametrize("subject", NOT_FOR_A_SIMULATOR)
+async def test_what_a_simulator_may_not_say_reaches_nobody(
+    simulator: Bus, core: Bus, own: str, other: str, subject: str
+) -> None:
+    what = subject.format(own=own, other=other)
+    before = await streams(core)
+    body = b'{"last_by_subj": "muster.facts.>", "seq": 1, "name": "X", "stream_name": "FACTS", "config": {"name": "X"}}'
+
+    async with Ear.of(core, ">") as ear:
+        violation = await refusal(simulator, lambda: simulator.publish(what, body, reply="_INBOX_simulator.abc.def"))
+        await core.flush()
+
+    assert violation == f'nats: permissions violation for publish to "{what.lower()}"'
+    assert ear.heard == []
+    assert await streams(core) == before
+
+
+@pytest.mark.parametrize("everything", ["muster.assigned.*", "muster.assigned.>"])
+async def test_what_is_for_a_worker_with_a_key_a_simulator_does_not_hear(
+    simulator: Bus, services: dict[Role, Bus], core: Bus, own: str, other: str, everything: str
+) -> None:
+    async with Ear.of(simulator, everything) as ear, Ear.of(simulator, "muster.ask.*.logs") as asked:
+        for worker in (own, other, MADE_UP):
+            await core.request(assigned(worker), f"for {worker}".encode(), timeout_seconds=5)
+            await core.publish(ask(worker, "logs"), worker.encode())
+        assert await ear.until(1) == [(assigned(MADE_UP), b"for w-madeup")]
+        assert await asked.until(1) == [(ask(MADE_UP, "logs"), MADE_UP.encode())]
+        with pytest.raises(Unavailable, match="nobody answers on") as away:
+            await services["scheduler"].request(ask(own, "logs"), b"", timeout_seconds=60)
+        assert not isinstance(away.value, NoAnswer)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        ">",
+        "muster.>",
+        "muster.assigned.{own}",
+        "muster.ask.>",
+        "muster.ask.*.*",
+        "muster.ask.{own}.logs",
+        "muster.reports.>",
+        "muster.beat.*.*",
+        ALL_FACTS,
+        "_INBOX.>",
+        "_INBOX_{own}_agent.>",
+        "$JS.>",
+    ],
+)
+async def test_what_a_simulator_may_not_hear_it_does_not(simulator: Bus, own: str, subject: str) -> None:
+    what = subject.format(own=own)
+
+    async def hear(_: Msg) -> None:
+        raise AssertionError
+
+    violation = await refusal(simulator, lambda: simulator.subscribe(what, hear))
+
+    assert violation == f'nats: permissions violation for subscription to "{what.lower()}"'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "muster.facts.scheduler.instance.w-madeup.i-1.InstanceRunning",
+        "muster.facts.api.model.-.m-1.ModelDeleted",
+        "muster.assigned.{own}",
+        "muster.reports.{own}.instance.i-1.EngineReported",
+        "muster.beat.{own}.agent",
+        "$JS.API.STREAM.PURGE.FACTS",
+    ],
+)
+async def test_the_answer_to_what_a_simulator_says_lands_nowhere(
+    simulator: Bus, core: Bus, own: str, reply: str
+) -> None:
+    before = await streams(core)
+
+    async with Ear.of(core, ">") as ear:
+        await simulator.publish(engine_reported(MADE_UP).subject, b"report", reply=reply.format(own=own))
+        await simulator.publish(beat(MADE_UP, "agent"), b"", reply=reply.format(own=own))
+        await simulator.request(engine_reported(MADE_UP).subject, b"afterwards", timeout_seconds=5)
+
+    elsewhere = {subject for subject, _ in ear.heard if not subject.startswith("_R_.")}  # the server's own way back
+    assert elsewhere == {engine_reported(MADE_UP).subject, beat(MADE_UP, "agent")}
+    assert await streams(core) == before | {"REPORTS": before["REPORTS"].and_more(2)}
+
+
+def test_without_a_simulator_nobody_speaks_for_others(tmp_path: Path) -> None:
+    agent = Principal("agent", "UAGENT", WorkerId("w-1"))
+    simulator = Principal("simulator", "USIMULATOR")
+
+    without = render_server_config([agent], store_dir=tmp_path)
+    with_one = render_server_config([agent, simulator], store_dir=tmp_path)
+
+    assert "deny" not in without
+    assert '"muster.reports.*.>"' not in without.partition("EDGE {")[2].partition("exports")[0]
+    assert '"muster.reports.w-1.>"' in with_one
 
 
 # -- the core among itself ----------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ async def test_an_older_assignment_changes_nothing_not_even_after_a_restart(
         await assign(bus, worker_id, 3, 10)  # what a deposed scheduler may leave behind
 
     again = Worker(agent, worker_id, tmp_path)
-    assert (again.edge.election, again.edge.seq) == (3, 11)
+    assert (again.edge.election, again.edge.seq) == (0, 0), "what this boot has taken up"
     async with again.running():
         await heard_beats(bus, worker_id, 2)
         await assign(bus, worker_id, 3, 11)
@@ -260,7 +260,7 @@ async def test_what_an_assignment_asks_for_is_done_to_its_end_however_long_it_ta
 
     async def take_long(document: Assigned) -> None:
         after_a_kill = Worker(agent, worker_id, tmp_path).edge
-        remembered.append((after_a_kill.election, after_a_kill.seq))
+        remembered.append(after_a_kill.newest)
         try:
             await asyncio.sleep(0.2)
         except asyncio.CancelledError:

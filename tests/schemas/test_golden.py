@@ -74,14 +74,22 @@ def test_a_golden_file_is_read_as_the_newest_version_and_written_the_same(path: 
         assert json.loads(document.model_dump_json()) == with_defaults(document, body)
 
 
-def with_defaults(document: BaseModel, body: dict[str, Any]) -> dict[str, Any]:
-    """Optional fields may have been added since the file was made."""
-    fresh = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in type(document).model_fields.items()
-        if name not in body
-    }
-    return {name: TypeAdapter(Any).dump_python(value, mode="json") for name, value in fresh.items()} | body
+def with_defaults(document: Any, body: Any) -> Any:
+    """Optional fields may have been added since the file was made, at any depth."""
+    match document, body:
+        case BaseModel(), dict():
+            told: dict[str, Any] = {}
+            for name, field in type(document).model_fields.items():
+                if name in body:
+                    told[name] = with_defaults(getattr(document, name), body[name])
+                else:
+                    fresh = field.get_default(call_default_factory=True)
+                    told[name] = TypeAdapter(Any).dump_python(fresh, mode="json")
+            return told | {name: value for name, value in body.items() if name not in told}
+        case tuple() | list(), list():
+            return [with_defaults(each, stored) for each, stored in zip(document, body, strict=True)]
+        case _:
+            return body
 
 
 @pytest.mark.parametrize(

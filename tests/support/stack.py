@@ -35,6 +35,8 @@ from services.downloader.process import DownloaderProcess
 from services.downloader.settings import DownloaderSettings
 from services.scheduler.process import SchedulerProcess
 from services.scheduler.settings import SchedulerSettings
+from services.simulator.process import SimulatorProcess
+from services.simulator.settings import SimulatorSettings
 from services.up.embedded_nats import EmbeddedNats
 from services.up.embedded_postgres import EmbeddedPostgres
 
@@ -76,11 +78,13 @@ class Bench:
 class Stack:
     """`async with Stack(directory, database_url, workers=2) as stack:`; nothing runs until it is started."""
 
-    def __init__(self, directory: Path, database_url: str, *, workers: int = 1) -> None:
+    def __init__(self, directory: Path, database_url: str, *, workers: int = 1, simulator: bool = False) -> None:
         self.directory = directory
         self.database_url = database_url
         core: tuple[Role, ...] = ("operator", "api", "scheduler", "observer")
         self.seeds: dict[Role, str] = {role: new_seed() for role in core}
+        if simulator:
+            self.seeds["simulator"] = new_seed()
         self.workers = [WorkerKeys(f"worker-{n}", new_seed(), new_seed()) for n in range(workers)]
         self.nats = EmbeddedNats(self._write_config(), log_file=directory / "nats.log")
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -148,6 +152,12 @@ class Stack:
         await self.start_downloader(number)
         await self.start_agent(number, **agent_settings)
         return self.workers[number].id
+
+    async def start_simulator(self, fleet: Mapping[str, Any]) -> SimulatorProcess:
+        """A Stack with `simulator=True` has the key for one."""
+        simulator = SimulatorProcess(SimulatorSettings.model_validate(self._simulator(fleet)))
+        await self._start("simulator", simulator, None)
+        return simulator
 
     async def start_all(self, **agent_settings: Any) -> ApiProcess:
         """One of each."""
@@ -219,7 +229,9 @@ class Stack:
             "scheduler": lambda: self._common("scheduler"),
             "agent": lambda: self._agent(number),
             "downloader": lambda: self._downloader(number),
-        }[service]() | settings
+            "simulator": lambda: self._simulator(settings.pop("described")),
+        }[service]()
+        values |= settings
         environment = {
             f"MUSTER_{key.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for key, value in values.items()
@@ -302,6 +314,11 @@ class Stack:
             "worker_id": str(keys.id),
             "log_format": "text",
         }
+
+    def _simulator(self, fleet: Mapping[str, Any]) -> dict[str, Any]:
+        file = self.directory / "fleet.json"
+        file.write_bytes(orjson.dumps(fleet))
+        return self._common("simulator") | {"fleet": file}
 
     def _write_config(self) -> Path:
         principals = [Principal(role, public_key(seed)) for role, seed in self.seeds.items()]

@@ -23,6 +23,10 @@ def plan(
     """`running`: has a process; `accepted`: waits for its files; `ended`: exited by itself and is still assigned."""
     wanted = {EngineId(instance.instance_id, instance.attempt): instance for instance in document.instances}
     running, accepted, ended = set(running), set(accepted), set(ended)
+
+    def in_order(engines: set[EngineId]) -> tuple[EngineId, ...]:
+        return tuple(sorted(engines - wanted.keys(), key=lambda engine: (engine.instance_id, engine.attempt)))
+
     known = running | accepted | ended
     return Plan(
         accept=tuple(instance for engine, instance in wanted.items() if engine not in known),
@@ -31,8 +35,8 @@ def plan(
             for engine, instance in wanted.items()
             if instance.want == "running" and engine not in running and engine not in ended
         ),
-        stop=tuple(sorted(running - wanted.keys(), key=lambda e: (e.instance_id, e.attempt))),
-        forget=tuple((accepted | ended) - wanted.keys()),
+        stop=in_order(running),
+        forget=in_order(accepted | ended),
     )
 
 

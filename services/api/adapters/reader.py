@@ -15,6 +15,7 @@ from kernel.projections.tables import SCHEMA
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
 from services.api.adapters.database import UNREACHABLE
+from services.api.domain.models import written_as
 
 Document = dict[str, Any]
 
@@ -23,7 +24,12 @@ _REASONS: Final = f"""COALESCE((SELECT jsonb_agg(jsonb_build_object('worker_id',
  FROM {SCHEMA}.reasons r LEFT JOIN {SCHEMA}.workers w ON w.id = r.worker_id
  WHERE r.kind = '{{kind}}' AND r.resource_id = t.id), '[]'::jsonb) AS reasons"""
 
-MODELS: Final = f"SELECT t.*, {_REASONS.format(kind='model')} FROM {SCHEMA}.models t"
+MODELS: Final = (
+    f"SELECT t.*, {_REASONS.format(kind='model')}, COALESCE((SELECT jsonb_agg(jsonb_build_object('worker_id', q.worker_id,"
+    f" 'worker', w.name, 'crashes', q.crashes, 'since', q.since) ORDER BY w.name) FROM {SCHEMA}.quarantines q"
+    f" JOIN {SCHEMA}.workers w ON w.id = q.worker_id WHERE q.model_id = t.id), '[]'::jsonb) AS quarantined"
+    f" FROM {SCHEMA}.models t"
+)
 INSTANCES: Final = (
     f"SELECT t.*, m.name AS model_name, k.name AS worker_name, e.address, e.port, {_REASONS.format(kind='instance')}"
     f" FROM {SCHEMA}.instances t LEFT JOIN {SCHEMA}.models m ON m.id = t.model_id"
@@ -110,6 +116,7 @@ class Reader:
             "since": _iso(row["since"]),
             "ready_replicas": row["running"],
             "reasons": row["reasons"],
+            "quarantined": row["quarantined"],
             "generation": str(self._position(row["generation"])),
             "observed_generation": str(self._position(row["observed_generation"])),
             "created_at": _iso(row["created_at"]),
@@ -138,6 +145,21 @@ class Reader:
             "gpu_type": leader.get("accelerator"),
             "gpu_indexes": leader.get("gpu_indexes", []),
             "computed_resource_claim": leader.get("claim"),
+            "members": [
+                {
+                    "worker_id": member["worker_id"],
+                    "role": "leader" if member["rank"] == 0 else "follower",
+                    "type": member["accelerator"],
+                    "gpu_indexes": member["gpu_indexes"],
+                    "claim": member["claim"],
+                }
+                for member in members
+            ],
+            "parallelism": row["parallelism"],
+            "memory_fraction": row["memory_fraction"],
+            "overcommitted": row["overcommitted"],
+            "why": row["why"],
+            "unlisted": row["unlisted"],
             "restart_count": row["restarts"],
             "next_restart_at": _iso(row["next_restart_at"]),
             "exit_code": row["exit_code"],
@@ -148,11 +170,12 @@ class Reader:
 
     @staticmethod
     def _worker(row: RowMapping) -> Document:
-        hidden = {"seq", "cause_seq", "since", "registered_at"}
+        hidden = {"seq", "cause_seq", "since", "registered_at", "drained_at"}
         return {key: value for key, value in row.items() if key not in hidden} | {
             "ip": row["address"],
             "since": _iso(row["since"]),
             "registered_at": _iso(row["registered_at"]),
+            "drained_at": _iso(row["drained_at"]),
         }
 
     @staticmethod
@@ -188,8 +211,7 @@ class Reader:
 
 def spec_document(spec: ModelSpec) -> Document:
     """A model's wish with the source's fields beside the others, as the peer's API has them."""
-    document = spec.model_dump(mode="json", exclude={"source"})
-    return document | {"source": spec.source.type, "local_path": spec.source.path}
+    return written_as(spec)
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -22,10 +22,15 @@ from schemas.facts import (
     InstanceDeletionRequested,
     ModelCreated,
     ModelDeleted,
+    ModelQuarantineCleared,
     ModelRenamed,
     ModelScaled,
     ModelUpdated,
+    WorkerCordoned,
+    WorkerDrainRequested,
+    WorkerLabelled,
     WorkerRemovalRequested,
+    WorkerUncordoned,
     read,
 )
 from schemas.facts.base import Fact
@@ -177,9 +182,42 @@ class Writer:
         sequences = await self._append(caller, (WorkerRemovalRequested(worker_id=worker_id), guard))
         return await self._acknowledge(worker_id, sequences[-1])
 
+    async def drain_worker(self, worker_id: WorkerId, caller: Caller) -> Written:
+        """Raises Conflict when somebody wrote first, Unavailable."""
+        self._check_behind()
+        subject = api_part_of("worker", worker_id, worker_id)
+        guard = Guard(subject, await self._log.last_sequence_of(subject))
+        sequences = await self._append(caller, (WorkerDrainRequested(worker_id=worker_id), guard))
+        return await self._acknowledge(worker_id, sequences[-1])
+
+    async def clear_quarantine(
+        self, model_id: ModelId, before: ModelSpec, worker_id: WorkerId | None, expected: int, caller: Caller
+    ) -> Written:
+        """Raises Conflict when somebody wrote first, Unavailable."""
+        self._check_behind()
+        fact = ModelQuarantineCleared(model_id=model_id, name=before.name, worker_id=worker_id)
+        (sequence,) = await self._append(caller, (fact, _part_of(model_id, before.name, expected)))
+        return await self._acknowledge(model_id, sequence, before)
+
+    async def change_worker(
+        self, worker_id: WorkerId, labels: dict[str, str] | None, cordoned: bool | None, caller: Caller
+    ) -> Written:
+        """Raises Conflict when somebody wrote first, Unavailable."""
+        self._check_behind()
+        subject = api_part_of("worker", worker_id, worker_id)
+        last = await self._log.last_sequence_of(subject)
+        facts: list[Fact] = [] if labels is None else [WorkerLabelled(worker_id=worker_id, labels=labels)]
+        if cordoned is not None:
+            facts.append((WorkerCordoned if cordoned else WorkerUncordoned)(worker_id=worker_id))
+        if not facts:
+            return Written(worker_id, last, max(self._high_water.mark.generation, 1), projected=True)
+        guards = (Guard(subject, last), *(None for _ in facts[1:]))  # one batch: all or none
+        sequences = await self._append(caller, *zip(facts, guards, strict=True))
+        return await self._acknowledge(worker_id, sequences[-1])
+
     # -- the two stores -----------------------------------------------------------------------------------------------
 
-    async def _append(self, caller: Caller, *facts: tuple[Fact, Guard]) -> tuple[int, ...]:
+    async def _append(self, caller: Caller, *facts: tuple[Fact, Guard | None]) -> tuple[int, ...]:
         at = self._clock.now()
         drafts: list[Draft] = [
             seal_fact(

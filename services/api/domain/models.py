@@ -1,11 +1,10 @@
 """What a user may ask of a model, and the facts that it comes to."""
 
+from typing import Any
+
 from schemas.facts import ModelScaled, ModelUpdated
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
-
-BACKENDS = ("llama.cpp",)
-"""Backends that agents of this version can run."""
 
 
 def changed(model_id: ModelId, before: ModelSpec, after: ModelSpec) -> ModelUpdated | ModelScaled | None:
@@ -15,3 +14,25 @@ def changed(model_id: ModelId, before: ModelSpec, after: ModelSpec) -> ModelUpda
     if before.model_copy(update={"replicas": after.replicas}) == after:
         return ModelScaled(model_id=model_id, name=after.name, replicas=after.replicas)
     return ModelUpdated(model_id=model_id, spec=after)
+
+
+def written_as(spec: ModelSpec) -> dict[str, Any]:
+    """A wish as it would be sent: the sources' fields beside the others, as the peer's API has them."""
+    document = spec.model_dump(mode="json", exclude={"source", "lora_list", "speculative_config"})
+    speculation = spec.speculative_config
+    return document | {
+        "source": spec.source.type,
+        "local_path": spec.source.path,
+        "lora_list": [
+            {"lora_name": lora.lora_name, "source": lora.source.type, "local_path": lora.source.path}
+            for lora in spec.lora_list
+        ],
+        "speculative_config": None
+        if speculation is None
+        else {
+            "algorithm": speculation.algorithm,
+            "source": speculation.draft_model.type if speculation.draft_model else None,
+            "local_path": speculation.draft_model.path if speculation.draft_model else None,
+            "draft_tokens": speculation.draft_tokens,
+        },
+    }

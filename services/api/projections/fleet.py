@@ -25,19 +25,26 @@ from schemas.facts import (
     ModelCreated,
     ModelDegraded,
     ModelDeleted,
+    ModelEnded,
     ModelFileFailed,
     ModelFileForgotten,
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
     ModelPending,
+    ModelQuarantineCleared,
+    ModelQuarantined,
+    ModelQuarantineLifted,
     ModelReady,
     ModelRenamed,
+    ModelRolledBack,
     ModelScaled,
     ModelUpdated,
     SchedulerElected,
     WorkerAddressChanged,
     WorkerCordoned,
+    WorkerDrained,
+    WorkerDrainRequested,
     WorkerInventoryChanged,
     WorkerLabelled,
     WorkerReady,
@@ -54,7 +61,7 @@ from schemas.models import Inventory
 from schemas.reasons import ReasonBase
 from services.api.projections.tables import TABLES
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Raised by hand whenever the same facts would give other rows."""
 
 
@@ -76,8 +83,14 @@ class FleetProjection:
                 return _instance(fact, happened)
             case ModelCreated() | ModelUpdated() | ModelScaled() | ModelDeleted():
                 return _wish(fact, happened)
-            case ModelInspected() | ModelRenamed():
+            case ModelInspected() | ModelRenamed() | ModelRolledBack():
                 return ()
+            case ModelEnded(
+                model_id=model_id
+            ):  # whoever decides may have spoken of it before it knew that it was deleted
+                return (PutChildren("quarantines", (model_id,), ()), reason_rows("model", model_id, (), happened))
+            case ModelQuarantined() | ModelQuarantineLifted() | ModelQuarantineCleared():
+                return _quarantine(fact, happened)
             case ModelPending() | ModelDegraded() | ModelReady():
                 return _model_state(fact, happened)
             case ModelFileWanted() | ModelFileReady() | ModelFileFailed() | ModelFileForgotten():
@@ -99,7 +112,7 @@ def reason_rows(kind: str, resource_id: str, reasons: Sequence[ReasonBase], happ
                 "resource_id": resource_id,
                 "position": position,
                 "code": numbers.pop("code"),
-                "who": reason.who,
+                "who": reason.whose,
                 "worker_id": numbers.pop("worker_id"),
                 "numbers": numbers,
                 "text": reason.sentence(),
@@ -143,6 +156,8 @@ def _worker(fact: WorkerFact, happened: Happened) -> Iterable[Change]:
                 "address": fact.address,
                 "labels": {},
                 "cordoned": False,
+                "draining": False,
+                "drained_at": None,
                 "agent_version": fact.agent_version,
                 "registered_at": happened.iso,
             }
@@ -168,7 +183,11 @@ def _worker(fact: WorkerFact, happened: Happened) -> Iterable[Change]:
         case WorkerCordoned():
             return (Patch("workers", key, touched | {"cordoned": True}),)
         case WorkerUncordoned():
-            return (Patch("workers", key, touched | {"cordoned": False}),)
+            return (Patch("workers", key, touched | {"cordoned": False, "draining": False}),)
+        case WorkerDrainRequested():
+            return (Patch("workers", key, touched | {"draining": True}),)
+        case WorkerDrained():
+            return (Patch("workers", key, touched | {"drained_at": happened.iso}),)
         case WorkerRemovalRequested():
             return (Patch("workers", key, touched),)
         case _:
@@ -198,7 +217,33 @@ def _wish(fact: ModelCreated | ModelUpdated | ModelScaled | ModelDeleted, happen
         case ModelScaled():
             return (Patch("models", key, {"replicas": fact.replicas} | touched),)
         case ModelDeleted():
-            return (Drop("models", key), reason_rows("model", fact.model_id, (), happened))
+            return (
+                Drop("models", key),
+                PutChildren("quarantines", key, ()),
+                reason_rows("model", fact.model_id, (), happened),
+            )
+        case _:
+            assert_never(fact)
+
+
+def _quarantine(
+    fact: ModelQuarantined | ModelQuarantineLifted | ModelQuarantineCleared, happened: Happened
+) -> Iterable[Change]:
+    match fact:
+        case ModelQuarantined():
+            row: Row = {
+                "model_id": fact.model_id,
+                "worker_id": fact.worker_id,
+                "crashes": fact.crashes,
+                "since": happened.iso,
+                "cause_seq": happened.sequence,
+            }
+            return (Put("quarantines", row),)
+        case ModelQuarantineLifted():
+            return [Drop("quarantines", (fact.model_id, worker_id)) for worker_id in fact.worker_ids]
+        case ModelQuarantineCleared():
+            touched: Row = {"generation": happened.sequence, "updated_at": happened.iso, "seq": happened.sequence}
+            return (Patch("models", (fact.model_id,), touched),)
         case _:
             assert_never(fact)
 
@@ -225,6 +270,11 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "generation": None,
                 "worker_id": None,
                 "members": [],
+                "parallelism": None,
+                "memory_fraction": None,
+                "overcommitted": False,
+                "why": None,
+                "unlisted": {},
                 "restarts": 0,
                 "exit_code": None,
                 "log_tail": [],
@@ -239,6 +289,7 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
             columns: Row = {
                 "closest_worker": fact.closest,
                 "suggestions": [suggestion.model_dump(mode="json") for suggestion in fact.suggestions],
+                "unlisted": fact.unlisted,
                 "next_restart_at": None,
             }
             return (
@@ -251,9 +302,14 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "generation": fact.launch.generation,
                 "worker_id": fact.members[0].worker_id,
                 "members": [member.model_dump(mode="json") for member in fact.members],
+                "parallelism": fact.launch.parallelism.model_dump(mode="json"),
+                "memory_fraction": fact.launch.memory_fraction,
+                "overcommitted": fact.overcommitted,
+                "why": None if fact.why is None else fact.why.model_dump(mode="json"),
                 "next_restart_at": None,
                 "closest_worker": None,
                 "suggestions": [],
+                "unlisted": {},
             }
             return (Patch("instances", key, columns | _state("scheduled", happened)), no_reasons)
         case InstanceDownloading():

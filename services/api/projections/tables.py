@@ -5,7 +5,7 @@ Columns are stable names for SQL users; `seq` is the last event that touched the
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Float, Index, Integer, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata: Final = MetaData()
@@ -26,6 +26,8 @@ workers: Final = Table(
     Column("cause_seq", BigInteger, nullable=False),
     Column("labels", JSONB, nullable=False),
     Column("cordoned", Boolean, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    _instant("drained_at"),
     Column("agent_version", Text, nullable=False),
     Column("os", Text, nullable=False),
     Column("arch", Text, nullable=False),
@@ -85,6 +87,10 @@ instances: Final = Table(
     Column("generation", BigInteger, nullable=True),
     Column("worker_id", Text, nullable=True),
     Column("members", JSONB, nullable=False),
+    Column("parallelism", JSONB, nullable=True),
+    Column("memory_fraction", Float, nullable=True),
+    Column("overcommitted", Boolean, nullable=False),
+    Column("why", JSONB, nullable=True, comment="Why it was placed where it is: scores and runners-up."),
     Column("restarts", Integer, nullable=False),
     Column("exit_code", Integer, nullable=True),
     Column("log_tail", JSONB, nullable=False),
@@ -92,6 +98,7 @@ instances: Final = Table(
     _instant("next_restart_at"),
     Column("closest_worker", Text, nullable=True),
     Column("suggestions", JSONB, nullable=False),
+    Column("unlisted", JSONB, nullable=False, comment="Code → workers that object beyond those in `reasons`."),
     _instant("created_at", nullable=False),
     Column("seq", BigInteger, nullable=False),
     Index("instances_model", "model_id"),
@@ -141,4 +148,15 @@ reasons: Final = Table(
     comment="Why something is Pending, in Error, Degraded or Unreachable now; former reasons are in event_log.",
 )
 
-TABLES: Final = (workers, gpus, models, instances, endpoints, files, reasons)
+quarantines: Final = Table(
+    "quarantines",
+    metadata,
+    Column("model_id", Text, primary_key=True),
+    Column("worker_id", Text, primary_key=True),
+    Column("crashes", Integer, nullable=False),
+    _instant("since", nullable=False),
+    Column("cause_seq", BigInteger, nullable=False),
+    comment="Models that are not placed on a worker any more, since their engine crashed there again and again.",
+)
+
+TABLES: Final = (workers, gpus, models, instances, endpoints, files, reasons, quarantines)

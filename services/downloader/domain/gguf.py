@@ -83,9 +83,11 @@ _UNSIGNED: Final = {0: 1, 2: 2, 4: 4, 10: 8}
 _SIGNED: Final = {1: 1, 3: 2, 5: 4, 11: 8}
 _FIXED: Final = {**_UNSIGNED, **_SIGNED, 6: 4, 7: 1, 12: 8}
 """Value type → bytes; the last three are float32, bool and float64, which nobody here asks for."""
+_BOOL: Final = 7
 _STRING: Final = 8
 _ARRAY: Final = 9
 
+_BLOCK: Final = re.compile(r"blk\.[0-9]+\.")
 _SHARD: Final = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 _ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SIDECARS: Final = ("mmproj-", "mtp-")
@@ -111,6 +113,17 @@ _DECODERS: Final = frozenset({
 })  # fmt: skip
 """Values of `general.architecture`; source: MODEL_ARCH_NAMES in llama.cpp's gguf-py/gguf/constants.py."""
 
+_UNCACHED: Final = frozenset(
+    {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "dream", "llada", "llada-moe"}
+)
+"""Besides encoders, those whose layers keep no keys and values; source: `create_memory` in llama.cpp's llama-model.cpp."""
+_FULL_EVERY: Final[Mapping[str, int]] = {
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "llama4": 4, "exaone4": 4,
+}  # fmt: skip
+"""One layer in so many sees everything and the others a window, where the file doesn't say; `set_swa_pattern` there."""
+_ATTENTION_EVERY: Final[Mapping[str, int]] = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+"""One layer in so many is not recurrent, where the file doesn't say."""
+
 _POOLED: Final[Mapping[int, Category]] = {1: "embedding", 2: "embedding", 3: "embedding", 4: "reranker"}
 """llama.cpp's `llama_pooling_type`: mean, CLS, last token, rank. 0 is none."""
 
@@ -134,6 +147,23 @@ class GgufHeader:
     """The largest of all blocks, where they differ."""
     head_size: int | None
     """Elements of one key."""
+    value_size: int | None
+    """Elements of one value; None: as many."""
+    head_count: int | None
+    embedding_length: int | None
+    vocabulary_size: int | None
+    """Rows of the token embeddings; None where another shard has them."""
+    attention_blocks: int | None
+    """Blocks that keep keys and values; None: all."""
+    windowed_blocks: int
+    """Of those, the ones that look back a `window` of tokens only."""
+    window: int | None
+    state_bytes: int | None
+    """What a sequence keeps in all recurrent blocks; None: there are none."""
+    block_bytes: int | None
+    """Of the tensors `blk.<n>.*` in this file; None when one has a ggml type of unknown size."""
+    is_adapter: bool
+    """A LoRA adapter, to be loaded beside a model."""
     pooling_type: int | None
     file_type: int | None
     split_no: int
@@ -181,13 +211,29 @@ def read_gguf_header(file: BinaryIO) -> GgufHeader:
     key_length = metadata.count(f"{architecture}.attention.key_length")
     if key_length is None and heads and embedding_length is not None:
         key_length = embedding_length // heads
+    block_count = metadata.count(f"{architecture}.block_count")
+    window = metadata.count(f"{architecture}.attention.sliding_window") or None
+    attention_blocks = _attention_blocks(architecture, block_count, metadata)
+    blocks = [tensor for tensor in tensors if _BLOCK.match(tensor.name)]
     return GgufHeader(
         version=version,
         architecture=architecture,
         context_length=metadata.count(f"{architecture}.context_length"),
-        block_count=metadata.count(f"{architecture}.block_count"),
+        block_count=block_count,
         head_count_kv=heads if kv_heads is None else kv_heads,
         head_size=key_length,
+        value_size=metadata.count(f"{architecture}.attention.value_length"),
+        head_count=heads,
+        embedding_length=embedding_length,
+        vocabulary_size=next((tensor.rows for tensor in tensors if tensor.name == "token_embd.weight"), None),
+        attention_blocks=attention_blocks,
+        windowed_blocks=_windowed_blocks(architecture, block_count, metadata) if window else 0,
+        window=window,
+        state_bytes=_state_bytes(architecture, block_count, attention_blocks, metadata),
+        block_bytes=sum(tensor.size_bytes for tensor in blocks)
+        if all(tensor.ggml_type in BLOCKS for tensor in blocks)
+        else None,
+        is_adapter=metadata.values.get("general.type") == "adapter",
         pooling_type=metadata.count(f"{architecture}.pooling_type"),
         file_type=metadata.count("general.file_type"),
         split_no=metadata.count("split.no") or 0,
@@ -196,6 +242,41 @@ def read_gguf_header(file: BinaryIO) -> GgufHeader:
         required_bytes=_required_bytes(cursor.position, metadata.count("general.alignment"), tensors),
         required_bytes_exact=all(tensor.ggml_type in BLOCKS for tensor in tensors),
     )
+
+
+def _attention_blocks(architecture: str | None, block_count: int | None, metadata: "_Metadata") -> int | None:
+    if architecture in _ENCODERS or architecture in _UNCACHED:
+        return 0
+    per_block = metadata.values.get(f"{architecture}.attention.head_count_kv")
+    if isinstance(per_block, tuple) and block_count and len(per_block) == block_count:
+        return sum(1 for heads in per_block if heads)
+    every = metadata.count(f"{architecture}.full_attention_interval") or _ATTENTION_EVERY.get(architecture or "")
+    return block_count // every if every and block_count else None
+
+
+def _windowed_blocks(architecture: str | None, block_count: int | None, metadata: "_Metadata") -> int:
+    """The pattern is one truth for each block, or a period whose last block sees everything."""
+    pattern = metadata.values.get(f"{architecture}.attention.sliding_window_pattern")
+    if isinstance(pattern, tuple):
+        return sum(1 for windowed in pattern if windowed)
+    every = pattern if isinstance(pattern, int) and pattern > 0 else _FULL_EVERY.get(architecture or "")
+    return block_count - block_count // every if every and block_count else 0
+
+
+def _state_bytes(
+    architecture: str | None, block_count: int | None, attention_blocks: int | None, metadata: "_Metadata"
+) -> int | None:
+    """Last inputs of the convolution, and the state, in float32; `n_embd_r` and `n_embd_s` in llama.cpp's llama-hparams.cpp.
+
+    Where attention is not told apart, every block has both (Falcon-H1).
+    """
+    names = ("conv_kernel", "inner_size", "state_size", "group_count")
+    kernel, inner, state, groups = (metadata.count(f"{architecture}.ssm.{name}") or 0 for name in names)
+    if not inner or not state or not block_count:
+        return None
+    elements = max(kernel - 1, 0) * (inner + 2 * groups * state) + state * inner
+    size = (block_count - (attention_blocks or 0)) * elements * 4
+    return size if size <= MAX_FILE_BYTES else None
 
 
 def is_sidecar(file_name: str) -> bool:
@@ -342,6 +423,8 @@ def _read_array(cursor: _Cursor, element_type: int, length: int, depth: int) -> 
         return None
     size = _FIXED[element_type]
     elements = cursor.take(length * size)
+    if element_type == _BOOL and length <= _MAX_KEPT_ARRAY_LENGTH:
+        return tuple(elements)
     if length > _MAX_KEPT_ARRAY_LENGTH:
         return None
     parts = (_integer(elements[at : at + size], element_type) for at in range(0, len(elements), size))
@@ -379,6 +462,9 @@ class _Metadata:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
+    name: str
+    rows: int | None
+    """None: it has one dimension."""
     ggml_type: int
     offset: int
     """From the beginning of the tensor data, as in the file."""
@@ -400,7 +486,9 @@ def _read_tensors(cursor: _Cursor, tensor_count: int) -> list[_Tensor]:
         dimensions = [cursor.unsigned(8) for _ in range(dimension_count)]
         ggml_type = cursor.unsigned(4)
         size_bytes = _size_bytes(name, dimensions, ggml_type)
-        tensors.append(_Tensor(ggml_type=ggml_type, offset=cursor.unsigned(8), size_bytes=size_bytes))
+        rows = dimensions[1] if dimension_count > 1 else None
+        offset = cursor.unsigned(8)
+        tensors.append(_Tensor(name=name, rows=rows, ggml_type=ggml_type, offset=offset, size_bytes=size_bytes))
     return tensors
 
 

@@ -29,6 +29,14 @@ MAX_COUNT: Final = 2**53
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 CONFIG_NAME: Final = "config.json"
+EMBEDS_NAME: Final = "modules.json"
+"""Of the sentence-transformers library: the model beside it is used for its embeddings, whatever its own kind."""
+PIPELINE_NAME: Final = "model_index.json"
+"""Of the diffusers library: a pipeline, each part of which has a directory of its own."""
+PART_INDEX_NAMES: Final = ("diffusion_pytorch_model.safetensors.index.json", INDEX_NAME)
+ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
+ADAPTER_NAME: Final = "adapter_model.safetensors"
+MAX_PARTS: Final = 64
 
 _LENGTH_BYTES: Final = 8
 _DTYPE_BITS: Final[Mapping[str, int]] = {
@@ -91,7 +99,7 @@ def read_safetensors_header(file: BinaryIO) -> SafetensorsHeader:
         raise InvalidSafetensors("its header is not a JSON object")
     if any(header.count(character) > limit for character, limit in _MAX_CHARACTERS.items()):
         raise InvalidSafetensors(f"it claims more than {MAX_TENSORS} tensors")
-    tensors = _object(header, "its header")
+    tensors = read_object(header, "its header")
     tensors.pop("__metadata__", None)
     extents = sorted(_extent(name, tensor) for name, tensor in tensors.items())
     end = 0
@@ -104,7 +112,7 @@ def read_safetensors_header(file: BinaryIO) -> SafetensorsHeader:
 
 def read_index(document: bytes) -> tuple[str, ...]:
     """Names of the files that make up the model, from `model.safetensors.index.json`. Raises `InvalidSafetensors`."""
-    weight_map = _object(document, "it").get("weight_map")
+    weight_map = read_object(document, "it").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InvalidSafetensors("it has no weight_map")
     names: set[str] = set()
@@ -130,9 +138,44 @@ def shard_names(present: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def plain_weights(present: Collection[str]) -> tuple[str, ...]:
+    """Of a pipeline's part, the files that are loaded when no variant (`….fp16.safetensors`) is asked for; if there are
+    only variants, all of them.
+    """
+    plain = tuple(sorted(name for name in present if "." not in name.removesuffix(".safetensors")))
+    return plain or tuple(sorted(present))
+
+
+def read_pipeline(document: bytes) -> tuple[str, tuple[str, ...]]:
+    """The class of a pipeline and the names of its parts, from `model_index.json`. Raises `InvalidSafetensors`."""
+    index = read_object(document, "it")
+    name = index.get("_class_name")
+    if not isinstance(name, str) or not _is_plain(name):
+        raise InvalidSafetensors("_class_name is not a name")
+    parts: list[str] = []
+    for part, what in index.items():
+        match what:
+            case [str(), str()] if _is_plain(part):
+                parts.append(part)
+            case [str(), str()]:
+                raise InvalidSafetensors(f"its part {_short(part)} is not a directory beside it")
+            case _:
+                continue  # an option, or a part that was left out
+    if len(parts) > MAX_PARTS:
+        raise InvalidSafetensors(f"it names {len(parts)} parts")
+    return name, tuple(sorted(parts))
+
+
+def check_adapter(document: bytes) -> None:
+    """Raises `InvalidSafetensors` when this adapter_config.json is not that of a LoRA adapter."""
+    kind = read_object(document, "it").get("peft_type")
+    if kind not in (None, "LORA"):
+        raise InvalidSafetensors(f"it is a {_short(str(kind))} adapter, not LoRA")
+
+
 def read_config(document: bytes) -> ModelConfig:
     """Numbers that a config doesn't tell are None. Raises `InvalidSafetensors` for those that can't be true."""
-    config = _object(document, "it")
+    config = read_object(document, "it")
     text_config = config.get("text_config")  # a model that also sees or hears keeps its language part's numbers there
     numbers = ChainMap(config, cast("dict[str, object]", text_config) if isinstance(text_config, dict) else {})
     match config.get("architectures"):
@@ -155,7 +198,8 @@ def read_config(document: bytes) -> ModelConfig:
     )
 
 
-def _object(document: bytes, what: str) -> dict[str, object]:
+def read_object(document: bytes, what: str) -> dict[str, object]:
+    """`what` the problem calls the document by. Raises `InvalidSafetensors`."""
     try:
         parsed: object = json.loads(document.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -22,7 +22,7 @@ def files_ready(fleet: Fleet, member: Member) -> bool:
 def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
     instances: list[AssignedInstance] = []
     files: dict[FileId, AssignedFile] = {}
-    for instance in sorted(fleet.instances.values(), key=lambda i: i.id):
+    for instance in fleet.on(worker_id):
         if not isinstance(instance.state, Scheduled | Downloading | Starting | Running | Unreachable):
             continue
         placement = instance.state.placement

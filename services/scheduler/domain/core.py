@@ -7,8 +7,9 @@ it goes, so what follows later in it sees what went before. No news is no event:
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
-from schemas.asks import ModelInspection
+from schemas.asks import InspectModel, ModelInspection
 from schemas.facts import (
     DeadlinePassed,
     InstanceAttemptEnded,
@@ -25,12 +26,20 @@ from schemas.facts import (
     InstanceStarting,
     InstanceStopping,
     InstanceUnreachable,
+    ModelDeleted,
+    ModelEnded,
     ModelFileFailed,
     ModelFileForgotten,
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
+    ModelQuarantineCleared,
+    ModelQuarantined,
+    ModelQuarantineLifted,
+    ModelRolledBack,
     WorkerAddressChanged,
+    WorkerDrained,
+    WorkerDrainRequested,
     WorkerInventoryChanged,
     WorkerReady,
     WorkerRegistered,
@@ -42,10 +51,7 @@ from schemas.facts import (
 from schemas.facts.base import Fact
 from schemas.facts.instance import InstanceFact, StopCause
 from schemas.facts.model import ModelFact
-from schemas.facts.worker import WorkerFact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Launch
-from schemas.parameters import find
 from schemas.reasons import (
     AgentStopped,
     DownloadStalled,
@@ -68,9 +74,10 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
-from services.scheduler.domain.assignments import file_id_of, files_ready
+from services.scheduler.domain.assignments import files_ready
+from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.deadlines import Deadlines, seconds_in
-from services.scheduler.domain.fleet import Fleet, Inspection, Model, claim_key, evolve
+from services.scheduler.domain.fleet import Fleet, Inspection, Model, claim_key, evolve, question_about
 from services.scheduler.domain.instance import (
     PHASES,
     Downloading,
@@ -86,10 +93,11 @@ from services.scheduler.domain.instance import (
     placement_of,
 )
 from services.scheduler.domain.liveness import Liveness
-from services.scheduler.domain.memory import gguf
-from services.scheduler.domain.placement import Placed, Refusal, Request, place
+from services.scheduler.domain.placement import Placed, Refused
+from services.scheduler.domain.placing import Placing
 from services.scheduler.domain.policy import Policy
 from services.scheduler.domain.restarts import crashes_in_a_row, restart_delay_seconds
+from services.scheduler.domain.rollout import is_on_trial, is_unsettled, next_step, revision_of
 from services.scheduler.domain.status import news, status_of
 
 
@@ -108,6 +116,28 @@ class Question:
     model_id: ModelId
     worker_id: WorkerId
     generation: int
+    about: InspectModel
+
+
+@dataclass(slots=True)
+class Wave:
+    """Workers that were asked about a model's files at once, and what is put off until they have answered."""
+
+    until: float
+    """When nobody waits for the others any more; monotonic seconds."""
+    unanswered: set[WorkerId] = field(default_factory=set[WorkerId])
+    is_held: bool = False
+    whole: bool = False
+    """Its pending instances are to be looked at on all workers."""
+    workers: set[WorkerId] = field(default_factory=set[WorkerId])
+    """… or on these."""
+
+    def hold(self, workers: Iterable[WorkerId] | None) -> None:
+        self.is_held = True
+        if workers is None:
+            self.whole = True
+        else:
+            self.workers.update(workers)
 
 
 @dataclass(slots=True)
@@ -117,21 +147,8 @@ class Decision:
     """When it was decided: what was folded then is what a replay of the log folds."""
     workers: set[WorkerId] = field(default_factory=set[WorkerId])
     """Workers whose assignment may have changed."""
-
-
-CAPACITY_FACTS = (
-    InstanceCreated,
-    WorkerRegistered,
-    WorkerReady,
-    WorkerUnreachable,
-    WorkerInventoryChanged,
-    WorkerRemoved,
-    ModelInspected,
-    InstanceAttemptEnded,
-    InstanceDeleted,
-    InstanceFailed,
-)
-"""What asks for a placement, or can change the answer of one."""
+    behind: set[WorkerId] = field(default_factory=set[WorkerId])
+    """Workers that have not read their newest assignment: they are sent it again."""
 
 
 class Core:
@@ -140,12 +157,37 @@ class Core:
         self.policy = policy
         self.liveness = Liveness(policy, now.monotonic)
         self.deadlines = Deadlines(policy)
-        self._counters: dict[tuple[WorkerId, str], tuple[str, int]] = {}
+        self.boots = Boots()
         self._published: dict[str, tuple[int, int]] = {}
+        self._untold: set[str] = set()
+        """Attempts that were placed here and are in no assignment yet: nobody knows them but the log."""
+        self._newest: dict[WorkerId, tuple[int, int]] = {}
+        """Worker → election and sequence of the newest assignment that was sent to it."""
+        self._election = 0
+        """Of this scheduler, once something was published."""
         self._inspected_at: dict[tuple[ModelId, WorkerId], float] = {}
+        self._asked: dict[tuple[ModelId, WorkerId], tuple[int, float]] = {}
+        """Questions that are on their way: the generation that they are about, and since when."""
+        self._waves: dict[ModelId, Wave] = {}
+        """Models about whose files workers were asked that have not all answered yet."""
+        if fleet.machines.cordon_unhealthy != policy.cordon_unhealthy:
+            fleet.machines.cordon_unhealthy = policy.cordon_unhealthy
+            for worker_id in fleet.workers:
+                fleet.see(worker_id)
+        self.placing = Placing(fleet)
+        self._fresh: set[ModelId] = set()
+        """Models whose pending instances are to be looked at on all workers."""
+        self._again: dict[ModelId, set[WorkerId]] = {}
+        """… and on some."""
+        self._restless = {instance.id for instance in fleet.instances.values() if _may_need_a_place(instance)}
+        """Instances that may need another place soon."""
+        self._scanned_at: dict[ModelId, float] = {}
+        """When it was last looked for workers that one of those could go to."""
+        self._rolling: set[ModelId] = set()
+        """Models of which instances are being replaced, or are too many."""
+        self._movers = {instance.id for instance in fleet.instances.values() if _wants_to_move(instance)}
         self._decision = Decision()
         self._models: set[ModelId] = set()
-        self._capacity_changed = False
         self._is_picture = False
         self._now = now
         for instance in fleet.instances.values():
@@ -167,13 +209,15 @@ class Core:
         for instance in list(self.fleet.instances.values()):
             self._complete(instance)
         for model_id in list(self.fleet.wishes):
+            self._engine_changed(model_id)
             self._reconcile(model_id)
         for instance_id in list(self.fleet.deletion_requests):
             self._deletion_requested(instance_id)
         for worker_id, requests in list(self.fleet.removal_requests.items()):
             if requests > self.fleet.removals.get(worker_id, 0):
                 self._removal_requested(worker_id)
-        self._capacity_changed = True
+        self._fresh.update(self.fleet.wishes)
+        self._again_everywhere()
         return self._settle()
 
     def _complete(self, instance: Instance) -> None:
@@ -202,15 +246,21 @@ class Core:
         match fact:
             case ModelFact():
                 self._models.add(fact.model_id)
+                if isinstance(fact, ModelQuarantineCleared):
+                    model = self.fleet.models.get(fact.model_id, Model())
+                    known = sorted(model.crashes.keys() | model.quarantined.keys())
+                    self._lift_quarantine(fact.model_id, [w for w in known if fact.worker_id in (None, w)])
+                self._engine_changed(fact.model_id)
                 self._reconcile(fact.model_id)
-                self._capacity_changed = True
+                if not isinstance(fact, ModelDeleted):
+                    self._fresh.add(fact.model_id)
             case InstanceDeletionRequested():
                 self._deletion_requested(fact.instance_id)
+            case WorkerDrainRequested():
+                self._drain(fact.worker_id)
             case WorkerRemovalRequested():
                 self._removal_requested(fact.worker_id)
-            case WorkerFact():
-                self._capacity_changed = True
-            case _:
+            case _:  # labels, cordons: the fleet has noted what they lift
                 pass
         return self._settle()
 
@@ -218,10 +268,8 @@ class Core:
         """A report of an agent or downloader. The sender was checked; what it says is checked here."""
         self._begin(now)
         role = "downloader" if isinstance(report, FileReported | FilesObserved) else "agent"
-        last = self._counters.get((report.worker_id, role))
-        if last is not None and last[0] == report.boot_id and last[1] >= report.counter:
+        if not self.boots.is_news(report, role):
             return self._settle()
-        self._counters[report.worker_id, role] = (report.boot_id, report.counter)
         self._is_picture = isinstance(report, WorkerObserved | FilesObserved)
         match report:
             case WorkerObserved():
@@ -240,19 +288,43 @@ class Core:
                 pass
         return self._settle()
 
-    def beat(self, worker_id: WorkerId, role: str, now: Now) -> Decision:
+    def beat(self, worker_id: WorkerId, role: str, now: Now, boot_id: str | None = None) -> Decision:
         self._begin(now)
+        if boot_id is not None:
+            self.boots.beat(worker_id, role, boot_id)
         if role == "agent":
             if worker_id not in self.liveness.left:
                 self.liveness.agent_heard(worker_id, now.monotonic)
         elif self.liveness.downloader_heard(worker_id, now.monotonic):
-            self._capacity_changed = True
+            self.fleet.machines.hear_downloader(worker_id, alive=True)
         return self._settle()
+
+    def beat_is_news(self, worker_id: WorkerId, role: str, now: float, boot_id: str | None = None) -> bool:
+        """False: nothing follows but that the sender was heard, and that is noted, also between two decisions.
+
+        Most beats are none: a fleet sends thousands each second, and they must not wait behind what has to be appended.
+        """
+        if boot_id is not None and not self.boots.is_beating(worker_id, role, boot_id):
+            self.boots.beat(worker_id, role, boot_id)
+            return True
+        if role == "agent":
+            if worker_id not in self.liveness.left:
+                self.liveness.agent_heard(worker_id, now)
+            return False
+        machine = self.fleet.machines.get(worker_id)
+        if machine is None or not machine.downloader_alive or self.liveness.silent_downloaders([worker_id], now):
+            return True
+        self.liveness.downloader_heard(worker_id, now)
+        return False
 
     def inspected(self, question: Question, answer: ModelInspection, now: Now) -> Decision:
         """What a downloader said of a model's files. Nothing is stated that was known."""
         self._begin(now)
         self._inspected_at[question.model_id, question.worker_id] = now.monotonic
+        self._asked.pop((question.model_id, question.worker_id), None)
+        wave = self._waves.get(question.model_id)
+        if wave is not None:
+            wave.unanswered.discard(question.worker_id)
         wish = self.fleet.wishes.get(question.model_id)
         if (
             wish is None
@@ -262,9 +334,12 @@ class Core:
         ):
             return self._settle()
         known = self.fleet.models.get(question.model_id, Model()).inspections.get(question.worker_id)
-        told = Inspection(wish.spec.source, question.generation, answer.weights, answer.reasons)
+        about = question.about
+        told = Inspection(about, question.generation, answer.weights, answer.reasons)
         if known != told:
-            self._models.add(question.model_id)
+            if self.placing.request_for(question.model_id).known is None:
+                self._fresh.add(question.model_id)
+            self._again.setdefault(question.model_id, set()).add(question.worker_id)
             self._say(
                 ModelInspected(
                     model_id=question.model_id,
@@ -272,58 +347,101 @@ class Core:
                     generation=question.generation,
                     weights=answer.weights,
                     reasons=answer.reasons,
+                    question=about,
                 )
             )
         return self._settle()
 
-    def time_passed(self, now: Now) -> Decision:
+    def time_passed(self, now: Now, heard_until: float | None = None) -> Decision:
+        """`heard_until`: all that arrived before this monotonic second was heard; now, if it isn't given. Who has not
+        answered in time by then may have done so since.
+        """
         self._begin(now)
-        self._notice_silence()
-        for instance_id in self.deadlines.due(now.monotonic):
+        until = now.monotonic if heard_until is None else heard_until
+        self._notice_silence(until)
+        for worker_id in self._silent_downloaders(until):
+            self.fleet.machines.hear_downloader(worker_id, alive=False)
+        for wave in self._waves.values():
+            if until >= wave.until:
+                wave.unanswered.clear()
+        for instance_id in self.deadlines.due(until):
             instance = self.fleet.instances.get(instance_id)
             if instance is not None:
                 self._deadline(instance)
         return self._settle()
 
     def next_deadline(self) -> float | None:
-        return self.deadlines.next_at()
+        ends = [wave.until for wave in self._waves.values()]
+        deadline = self.deadlines.next_at()
+        return min(ends if deadline is None else [*ends, deadline], default=None)
 
     def questions(self, now: Now) -> list[Question]:
-        """Whom to ask what: models that wait for a place and have not been looked at on a worker that could take them."""
-        silent = self._silent_downloaders()
+        """Whom to ask what: models that wait for a place, and workers that would take them if the files are there.
+
+        A few at a time: a fleet has many workers, and most models need one. Nobody is asked twice before he has answered.
+        """
         found: list[Question] = []
-        waiting = {
-            i.model_id for i in self.fleet.instances.values() if isinstance(i.state, Pending | Failed | Unreachable)
-        }
-        for model_id in sorted(waiting):
-            wish = self.fleet.wishes[model_id]
-            inspections = self.fleet.models.get(model_id, Model()).inspections
-            for worker in self.fleet.workers.values():
-                if worker.state != "ready" or worker.id in silent or wish.deleted:
+        restless = {self.fleet.instances[each].model_id for each in self._restless}
+        for model_id in sorted(restless.union(self.placing.waiting)):
+            wish = self.fleet.wishes.get(model_id)
+            if wish is None or wish.deleted:
+                continue
+            if model_id not in self.placing.waiting:
+                if now.monotonic - self._scanned_at.get(model_id, float("-inf")) < self.policy.scan_seconds:
                     continue
-                known = inspections.get(worker.id)
-                asked = self._inspected_at.get((model_id, worker.id), float("-inf"))
-                stale = known is None or known.source != wish.spec.source
-                failed = known is not None and bool(known.reasons)
-                if stale or (failed and now.monotonic - asked >= self.policy.reinspect_seconds):
-                    found.append(Question(model_id, worker.id, wish.generation))
+                self._scanned_at[model_id] = now.monotonic
+            for worker_id in self.placing.worth_asking(model_id, self._most_to_ask(model_id)):
+                if self._may_ask(model_id, worker_id, wish.generation, now.monotonic):
+                    self._asked[model_id, worker_id] = (wish.generation, now.monotonic)
+                    about = question_about(revision_of(self.fleet, model_id)[0])
+                    found.append(Question(model_id, worker_id, wish.generation, about))
+                    wave = self._waves.setdefault(model_id, Wave(now.monotonic + self.policy.patience_seconds))
+                    wave.unanswered.add(worker_id)
         return found
 
+    def _most_to_ask(self, model_id: ModelId) -> int:
+        waiting = sum(isinstance(instance.state, Pending) for instance in self.fleet.instances_of(model_id))
+        return waiting + FEWEST_ASKED
+
+    def _may_ask(self, model_id: ModelId, worker_id: WorkerId, generation: int, now: float) -> bool:
+        asked = self._asked.get((model_id, worker_id))
+        if asked is not None and asked[0] == generation and now - asked[1] < self.policy.reinspect_seconds:
+            return False
+        known = self.fleet.models.get(model_id, Model()).inspections.get(worker_id)
+        if known is None or known.question != question_about(revision_of(self.fleet, model_id)[0]):
+            return True
+        answered = self._inspected_at.get((model_id, worker_id), float("-inf"))
+        return bool(known.reasons) and now - answered >= self.policy.reinspect_seconds
+
     def published(
-        self, worker_id: WorkerId, instances: Iterable[tuple[InstanceId, int]], election: int, seq: int
+        self,
+        worker_id: WorkerId,
+        instances: Iterable[tuple[InstanceId, int]],
+        election: int,
+        seq: int,
+        *,
+        unchanged: bool = False,
     ) -> None:
-        """An assignment went out: from here on a picture that takes it into account can be judged by it."""
+        """An assignment went out: from here on a picture that takes it into account can be judged by it.
+
+        `unchanged`: it says what the one before said, and was not sent.
+        """
+        if not unchanged:
+            self._newest[worker_id] = (election, seq)
+        self._election = election
         for instance_id, attempt in instances:
             self._published.setdefault(claim_key(instance_id, attempt, worker_id), (election, seq))
+            self._untold.discard(claim_key(instance_id, attempt, worker_id))
 
     # -- wishes -------------------------------------------------------------------------------------------------------
 
     def _reconcile(self, model_id: ModelId) -> None:
-        """As many instances as are wanted: creates missing ones, stops the least useful ones."""
+        """As many instances as are wanted, of the revision that is wanted: the next step towards that."""
         wish = self.fleet.wishes[model_id]
-        wanted = 0 if wish.deleted else wish.spec.replicas
-        alive = [i for i in self.fleet.instances_of(model_id) if not isinstance(i.state, Stopping)]
-        for _ in range(len(alive), wanted):
+        if wish.deleted:
+            self.placing.forget(model_id)
+        step = next_step(self.fleet, model_id, self.placing.helps)
+        for _ in range(step.create):
             number = self.fleet.models.get(model_id, Model()).created
             self._say(
                 InstanceCreated(
@@ -332,10 +450,52 @@ class Core:
                     name=f"{wish.spec.name}-{number}",
                 )
             )
-        surplus = sorted(alive, key=lambda i: (isinstance(i.state, Running), i.id))[: max(len(alive) - wanted, 0)]
-        cause: StopCause = "model_deleted" if wish.deleted else "scaled_down"
-        for instance in surplus:
-            self._stop(instance, cause)
+        for stop in step.stop:
+            self._stop(stop.instance, stop.cause)
+        if is_unsettled(self.fleet, model_id):
+            self._rolling.add(model_id)
+        else:
+            self._rolling.discard(model_id)
+
+    def _engine_changed(self, model_id: ModelId) -> None:
+        """What crashed before need not crash now."""
+        wish, model = self.fleet.wishes[model_id], self.fleet.models.get(model_id, Model())
+        if model.clears < wish.clears and (model.crashes or model.quarantined):
+            self._lift_quarantine(model_id, sorted(model.crashes.keys() | model.quarantined.keys()))
+
+    def _lift_quarantine(self, model_id: ModelId, worker_ids: Iterable[WorkerId]) -> None:
+        clears = self.fleet.wishes[model_id].clears
+        self._say(ModelQuarantineLifted(model_id=model_id, worker_ids=tuple(worker_ids), clears=clears))
+        self._fresh.add(model_id)
+
+    def _judge(self, instance: Instance, worker_id: WorkerId, reasons: tuple[Reason, ...]) -> None:
+        """After an engine's own end: was it a new revision that does not run, or one crash too many on this worker?"""
+        model_id = instance.model_id
+        placement = placement_of(instance.state)
+        wish, model = self.fleet.wishes[model_id], self.fleet.models.get(model_id, Model())
+        if wish.deleted or placement is None:
+            return
+        is_new = placement.launch.revision == wish.revision and is_on_trial(self.fleet, model_id)
+        if is_new and self.fleet.instances[instance.id].crashes >= self.policy.trial_crashes:
+            self._say(
+                ModelRolledBack(
+                    model_id=model_id,
+                    revision=wish.revision,
+                    to_revision=wish.former_revision,
+                    instance_id=instance.id,
+                    reasons=reasons,
+                )
+            )
+            self._rolling.add(model_id)
+            self._fresh.add(model_id)
+        crashes = model.crashes.get(worker_id, 0)
+        if crashes >= self.policy.quarantine_crashes and worker_id not in model.quarantined:
+            self._say(ModelQuarantined(model_id=model_id, worker_id=worker_id, crashes=crashes))
+
+    def _drain(self, worker_id: WorkerId) -> None:
+        for model_id in sorted({instance.model_id for instance in self.fleet.on(worker_id)}):
+            self._models.add(model_id)
+            self._reconcile(model_id)
 
     def _deletion_requested(self, instance_id: InstanceId) -> None:
         instance = self.fleet.instances.get(instance_id)
@@ -347,18 +507,31 @@ class Core:
     def _stop(self, instance: Instance, cause: StopCause) -> None:
         self._models.add(instance.model_id)
         self._say(InstanceStopping(instance_id=instance.id, cause=cause))
-        self._delete_when_gone(instance.id)
+        for claim in self.fleet.claims_of(instance.id):
+            if (key := claim_key(claim.instance_id, claim.attempt, claim.worker_id)) in self._untold:
+                self._untold.discard(key)
+                self._attempt_ended(claim.worker_id, self.fleet.instances[instance.id], claim.attempt)
+        if instance.id in self.fleet.instances:
+            self._delete_when_gone(instance.id)
 
     def _delete_when_gone(self, instance_id: InstanceId) -> None:
-        if not any(claim.instance_id == instance_id for claim in self.fleet.claims.values()):
+        if not self.fleet.claims_of(instance_id):
             self._say(InstanceDeleted(instance_id=instance_id))
 
     def _removal_requested(self, worker_id: WorkerId) -> None:
         worker = self.fleet.workers.get(worker_id)
         if worker is None or worker.state == "ready":
             return
-        affected = [i for i in self.fleet.instances.values() if (p := placement_of(i.state)) and p.on(worker_id)]
+        there = {instance.id for instance in self.fleet.on(worker_id)}
+        affected = [
+            i
+            for i in self.fleet.instances.values()
+            if i.id in there or ((p := placement_of(i.state)) is not None and p.on(worker_id))
+        ]
         for instance in affected:
+            placement = placement_of(instance.state)
+            if placement is None or placement.on(worker_id) is None:
+                continue  # a former attempt of it is there
             if not isinstance(instance.state, Stopping | Failed):
                 self._fail(instance, worker_id, (EngineVanished(worker_id=worker_id),), to_blame=False)
         for file in [file for file in self.fleet.files.values() if file.worker_id == worker_id]:
@@ -397,20 +570,30 @@ class Core:
                         worker_id=worker_id, inventory=report.inventory, agent_version=report.agent_version
                     )
                 )
+        if worker is None:
+            silent = worker_id in self.liveness.silent_downloaders([worker_id], self._now.monotonic)
+            self.fleet.machines.hear_downloader(worker_id, alive=not silent)
         if self.fleet.workers[worker_id].state != "ready":
             self._say(WorkerReady(worker_id=worker_id))
         self._decision.workers.add(worker_id)
+        if (report.assigned_election, report.assigned_seq) < self._newest.get(worker_id, (0, 0)):
+            self._decision.behind.add(worker_id)
         seen = {(engine.instance_id, engine.attempt): engine for engine in report.engines}
         for engine in report.engines:
             self._engine(worker_id, engine)
-        for claim in list(self.fleet.claims_on(worker_id)):
+        for claim in self.fleet.claims_on(worker_id):
             if (claim.instance_id, claim.attempt) not in seen and self._could_have_seen(
                 report, claim.instance_id, claim.attempt
             ):
                 self._engine_missing(worker_id, claim.instance_id, claim.attempt)
 
     def _could_have_seen(self, report: WorkerObserved, instance_id: InstanceId, attempt: int) -> bool:
-        """Had the agent read an assignment with (or newer than) this attempt when it looked?"""
+        """Had the agent read an assignment with (or newer than) this attempt when it looked?
+
+        A picture from before this scheduler's election may have come late: the next one follows its assignment.
+        """
+        if report.assigned_election < self._election:
+            return False
         read = (report.assigned_election, report.assigned_seq)
         published = self._published.get(claim_key(instance_id, attempt, report.worker_id))
         if published is not None:
@@ -430,15 +613,17 @@ class Core:
         self.liveness.left.add(report.worker_id)
         if worker is None or worker.state == "unreachable":
             return
-        self._unreachable(worker.id, AgentStopped(worker_id=worker.id), engines_gone=report.engines_stopped)
+        # Another agent of the machine that is there already may have started them again: its picture tells.
+        gone = report.engines_stopped and not self.boots.is_another(worker.id, "agent", report.boot_id)
+        self._unreachable(worker.id, AgentStopped(worker_id=worker.id), engines_gone=gone)
 
     def _unreachable(self, worker_id: WorkerId, reason: Reason, *, engines_gone: bool) -> None:
         self._say(WorkerUnreachable(worker_id=worker_id, reasons=(reason,)))
-        for instance in list(self.fleet.instances.values()):
+        for instance in self.fleet.on(worker_id):
             placement = placement_of(instance.state)
             if placement is None or placement.on(worker_id) is None:
                 continue
-            if engines_gone and isinstance(instance.state, Stopping):
+            if engines_gone and isinstance(instance.state, Stopping | Failed):
                 self._attempt_ended(worker_id, instance, placement.attempt)
             elif engines_gone and isinstance(
                 instance.state, Scheduled | Downloading | Starting | Running | Unreachable
@@ -477,6 +662,8 @@ class Core:
                     self._fail(
                         instance, worker_id, (EngineUnhealthy(worker_id=worker_id),), seen=seen, engine_gone=False
                     )
+                elif isinstance(instance.state, Scheduled | Downloading | Unreachable):  # its start was not heard of
+                    self._say(InstanceStarting.model_validate(where))
             case "exited":
                 self._fail(instance, worker_id, seen.reasons or (EngineVanished(worker_id=worker_id),), seen=seen)
             case "stopped":
@@ -519,7 +706,7 @@ class Core:
             return
         users = [
             (instance, placement, member)
-            for instance in list(self.fleet.instances.values())
+            for instance in self.fleet.on(worker_id)
             if (placement := placement_of(instance.state)) is not None
             and (member := placement.on(worker_id)) is not None
             and file.id in member.file_ids
@@ -581,6 +768,8 @@ class Core:
                 }
             )
         )
+        if to_blame:
+            self._judge(instance, worker_id, reasons)
         if restarts:
             self._plan_restart(instance.id, crashes if to_blame else 0)
 
@@ -589,10 +778,10 @@ class Core:
         at = self._now.at + timedelta(seconds=delay)
         self._say(InstanceRestartPlanned(instance_id=instance_id, delay_seconds=delay, at=at))
 
-    def _notice_silence(self) -> None:
+    def _notice_silence(self, until: float) -> None:
         ready = [worker.id for worker in self.fleet.workers.values() if worker.state != "unreachable"]
-        for worker_id in self.liveness.silent_agents(ready, self._now.monotonic):
-            silent_for = round(self.liveness.agent_silent_for(worker_id, self._now.monotonic), 1)
+        for worker_id in self.liveness.silent_agents(ready, until):
+            silent_for = round(self.liveness.agent_silent_for(worker_id, until), 1)
             self._unreachable(
                 worker_id, WorkerSilent(worker_id=worker_id, silent_seconds=silent_for), engines_gone=False
             )
@@ -641,6 +830,22 @@ class Core:
         self._passed(instance, "unreachable", seconds)
         self._move_away(self.fleet.instances[instance.id])
 
+    def _move_on(self, instance: Instance, workers: Iterable[WorkerId]) -> None:
+        """Something changed on these workers: does one of them take the instance that wants to leave another?"""
+        placement = placement_of(instance.state)
+        if placement is None:
+            return
+        not_on = frozenset(member.worker_id for member in placement.members)
+        placed = self.placing.find_on(instance.model_id, workers, not_on=not_on)
+        if isinstance(placed, Placed):
+            self._models.add(instance.model_id)
+            self._schedule(instance, placed)
+
+    def _again_everywhere(self) -> None:
+        """Each instance that wants to leave its worker looks at all others once."""
+        for instance_id in sorted(self._movers):
+            self._move_away(self.fleet.instances[instance_id])
+
     def _move_away(self, instance: Instance) -> None:
         placement = placement_of(instance.state)
         if placement is not None:
@@ -662,48 +867,45 @@ class Core:
     # -- placing ------------------------------------------------------------------------------------------------------
 
     def _place(self, instance: Instance, *, not_on: frozenset[WorkerId] = frozenset()) -> None:
-        wish = self.fleet.wishes[instance.model_id]
-        inspections = self.fleet.models.get(instance.model_id, Model()).inspections
-        answer = place(Request(wish.spec, inspections, not_on), self.fleet, self._silent_downloaders())
+        """A place for one instance, wherever there is one; else it is Pending, unless it has a place that may come back."""
+        answer = self.placing.find(instance.model_id, not_on=not_on)
         self._models.add(instance.model_id)
-        match answer:
-            case Placed(member=member, context=context):
-                file_id = file_id_of(wish.spec.source, None, member.worker_id)
-                file = self.fleet.files.get(file_id)
-                if file is None or file.state == "failed":
-                    self._say(ModelFileWanted(file_id=file_id, worker_id=member.worker_id, source=wish.spec.source))
-                spec = wish.spec
-                chosen = context is not None and find(spec.backend_parameters, gguf.CONTEXT_FLAGS) is None
-                parameters = (f"--ctx-size={context}",) if chosen else ()
-                launch = Launch(
-                    model_name=spec.name,
-                    generation=wish.generation,
-                    backend=spec.backend,
-                    backend_version=spec.backend_version,
-                    source=spec.source,
-                    parameters=(*parameters, *spec.backend_parameters),
-                    env=spec.env,
-                    start_timeout_seconds=spec.start_timeout_seconds,
-                )
-                members = (member.model_copy(update={"file_ids": (file_id,)}),)
-                self._say(
-                    InstanceScheduled(
-                        instance_id=instance.id, attempt=instance.attempt + 1, launch=launch, members=members
-                    )
-                )
-            case Refusal() if isinstance(instance.state, Pending | Failed):
-                after = Pending(answer.reasons, answer.closest, answer.suggestions, explained=True)
-                if instance.state != after:
-                    self._say(
-                        InstancePending(
-                            instance_id=instance.id,
-                            reasons=answer.reasons,
-                            closest=answer.closest,
-                            suggestions=answer.suggestions,
-                        )
-                    )
-            case Refusal():
-                pass
+        if isinstance(answer, Placed):
+            self._schedule(instance, answer)
+        elif isinstance(instance.state, Pending | Failed):
+            others = [i for i in self.fleet.instances_of(instance.model_id) if isinstance(i.state, Pending)]
+            self._refuse(instance.model_id, answer, [*others, *([instance] if instance not in others else [])])
+
+    def _schedule(self, instance: Instance, placed: Placed) -> None:
+        for fact in self.placing.facts(instance, placed):
+            self._say(fact)
+
+    def _place_pending(self, model_id: ModelId, workers: Iterable[WorkerId] | None) -> None:
+        """The model's pending instances: on these workers when all others are known to object still, else on all.
+
+        They are alike, so the first one that finds no place speaks for the others.
+        """
+        pending = [each for each in self.fleet.instances_of(model_id) if isinstance(each.state, Pending)]
+        if not pending:
+            self.placing.waiting.forget(model_id)
+            return
+        self._models.add(model_id)
+        for number, instance in enumerate(pending):
+            answer = self.placing.find(model_id) if workers is None else self.placing.find_on(model_id, workers)
+            if isinstance(answer, Placed):
+                self._schedule(instance, answer)
+                continue
+            if isinstance(answer, Refused):
+                self._refuse(model_id, answer, pending[number:])
+            return
+        self.placing.waiting.forget(model_id)
+
+    def _refuse(self, model_id: ModelId, refused: Refused, instances: Iterable[Instance]) -> None:
+        stated = self.placing.refuse(model_id, refused)
+        after = Pending(stated.reasons, stated.closest, stated.suggestions, stated.unlisted, explained=True)
+        for instance in instances:
+            if instance.state != after:
+                self._say(stated.fact(instance.id))
 
     # -- the shape of a decision --------------------------------------------------------------------------------------
 
@@ -711,54 +913,131 @@ class Core:
         self._now = now
         self._decision = Decision(at=now.at)
         self._models = set()
-        self._capacity_changed = False
         self._is_picture = False
 
     def _say(self, fact: Fact) -> None:
         before = self.fleet.instances.get(fact.instance_id) if isinstance(fact, InstanceFact) else None
         evolve(self.fleet, fact, self.fleet.seq, self._now.at)
+        self.placing.note(fact)
         self._decision.facts.append(fact)
-        if isinstance(fact, CAPACITY_FACTS):
-            self._capacity_changed = True
         if isinstance(fact, InstanceFact):
             after = self.fleet.instances.get(fact.instance_id)
+            if isinstance(fact, InstanceCreated):
+                self._fresh.add(fact.model_id)
+            if after is not None and _may_need_a_place(after):
+                self._restless.add(after.id)
+            else:
+                self._restless.discard(fact.instance_id)
+            if after is not None and _wants_to_move(after):
+                self._movers.add(after.id)
+            else:
+                self._movers.discard(fact.instance_id)
             self.deadlines.watch(fact.instance_id, after, self._now.monotonic)
             for instance in (before, after):
                 if instance is not None:
                     self._models.add(instance.model_id)
                     if (placement := placement_of(instance.state)) is not None:
                         self._decision.workers.update(member.worker_id for member in placement.members)
+        if isinstance(fact, InstanceScheduled):
+            keys = [claim_key(fact.instance_id, fact.attempt, member.worker_id) for member in fact.members]
+            self._untold.update(keys)
         if isinstance(fact, ModelFileReady | ModelFileWanted | ModelFileFailed):
             self._decision.workers.add(fact.worker_id)
 
     def _settle(self) -> Decision:
         """What follows from what was said: pending instances get another look, models their status."""
-        while self._capacity_changed:
-            self._capacity_changed = False
-            for instance in sorted(self.fleet.instances.values(), key=lambda i: i.id):
-                current = self.fleet.instances.get(instance.id)
-                if current is None:
-                    continue
-                if isinstance(current.state, Pending):
-                    self._place(current)
-                elif (isinstance(current.state, Unreachable) and current.state.evictable) or (
-                    isinstance(current.state, Scheduled) and current.state.overdue
-                ):
-                    self._move_away(current)
+        while True:
+            for model_id in sorted(self._rolling.intersection(self._models)):
+                self._reconcile(model_id)
+            self._notice_drained()
+            freed, lifted = self.placing.freed()
+            todo = freed
+            for model_id, workers in self._again.items():
+                others = freed.get(model_id, [])
+                todo[model_id] = None if others is None else sorted(workers.union(others))
+            todo |= dict.fromkeys(self._fresh)
+            self._fresh, self._again = set(), {}
+            self._hold(todo)
+            if not todo and not lifted:
+                break
+            for model_id in sorted(todo):
+                self._place_pending(model_id, todo[model_id])
+            for instance_id in sorted(self._movers) if lifted else ():
+                self._move_on(self.fleet.instances[instance_id], sorted(lifted))
         for model_id in sorted(self._models):
             fact = news(model_id, self.fleet.models.get(model_id, Model()), status_of(self.fleet, model_id))
             if fact is not None:
                 self._say(fact)
+            is_gone = self.fleet.wishes[model_id].deleted and not self.fleet.instances_of(model_id)
+            if is_gone and model_id in self.fleet.models:
+                self._say(ModelEnded(model_id=model_id))
         return self._decision
+
+    def _hold(self, todo: dict[ModelId, list[WorkerId] | None]) -> None:
+        """Take out the models whose workers have not all answered; put in those that were held and need not be any more.
+
+        The first answer must not draw all instances to its worker.
+        """
+        for model_id, wave in list(self._waves.items()):
+            if model_id in todo and self._explain_like_others(model_id):
+                wave.hold(todo.pop(model_id))
+            if wave.unanswered:
+                continue
+            del self._waves[model_id]
+            if wave.is_held and model_id in self.fleet.wishes:
+                todo[model_id] = None if wave.whole else sorted(wave.workers)
+
+    def _explain_like_others(self, model_id: ModelId) -> bool:
+        """New instances of a model that waits for answers wait like those that waited before. False: there are none."""
+        pending = [each for each in self.fleet.instances_of(model_id) if isinstance(each.state, Pending)]
+        told = next((state for each in pending if isinstance(state := each.state, Pending) and state.explained), None)
+        if told is None:
+            return not pending
+        for each in pending:
+            if isinstance(each.state, Pending) and not each.state.explained:
+                self._models.add(model_id)
+                self._say(
+                    InstancePending(
+                        instance_id=each.id,
+                        reasons=told.reasons,
+                        closest=told.closest,
+                        suggestions=told.suggestions,
+                        unlisted=told.unlisted,
+                    )
+                )
+        return True
+
+    def _notice_drained(self) -> None:
+        for worker_id, operator in self.fleet.operator.items():
+            if not operator.draining:
+                continue
+            worker = self.fleet.workers.get(worker_id)
+            if worker is not None and worker.drains < operator.drains and not self.fleet.claims_on(worker_id):
+                self._say(WorkerDrained(worker_id=worker_id, drains=operator.drains))
 
     def _progressed(self, instance_id: InstanceId) -> None:
         """Something was reported to have happened. A picture shows how things are: looking at them is no progress."""
-        if self._is_picture:
-            return
-        self.deadlines.watch(instance_id, self.fleet.instances.get(instance_id), self._now.monotonic, progressed=True)
+        instance = self.fleet.instances.get(instance_id)
+        if not self._is_picture and instance is not None and isinstance(instance.state, Downloading | Starting):
+            self.deadlines.watch(instance_id, instance, self._now.monotonic, progressed=True)
 
-    def _silent_downloaders(self) -> frozenset[WorkerId]:
-        return self.liveness.silent_downloaders(list(self.fleet.workers), self._now.monotonic)
+    def _silent_downloaders(self, until: float) -> frozenset[WorkerId]:
+        return self.liveness.silent_downloaders(list(self.fleet.workers), until)
+
+
+def _wants_to_move(instance: Instance) -> bool:
+    """It has waited long enough for its worker, and leaves as soon as another one takes it."""
+    state = instance.state
+    return (isinstance(state, Unreachable) and state.evictable) or (isinstance(state, Scheduled) and state.overdue)
+
+
+def _may_need_a_place(instance: Instance) -> bool:
+    state = instance.state
+    return _wants_to_move(instance) or isinstance(state, Unreachable) or (isinstance(state, Failed) and not state.final)
+
+
+FEWEST_ASKED: Final = 8
+"""Workers that are asked at once what a model weighs there, at least."""
 
 
 def _running(instance: Instance) -> Running | None:

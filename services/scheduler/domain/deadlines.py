@@ -76,7 +76,7 @@ class Deadlines:
             armed = self._armed.get(instance_id)
             if armed is not None and armed[1] == at:
                 found.append(instance_id)
-        return found
+        return list(dict.fromkeys(found))
 
     def next_at(self) -> float | None:
         while self._heap:

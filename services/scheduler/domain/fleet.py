@@ -5,11 +5,13 @@ field, so folding them in any interleaving gives the same fleet: the scheduler m
 are appended, before it has read the api's that lie between (a property test says so).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
+from pydantic import Field
+
+from schemas.asks import InspectModel
 from schemas.facts import (
     DeadlinePassed,
     InstanceAttemptEnded,
@@ -29,19 +31,26 @@ from schemas.facts import (
     ModelCreated,
     ModelDegraded,
     ModelDeleted,
+    ModelEnded,
     ModelFileFailed,
     ModelFileForgotten,
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
     ModelPending,
+    ModelQuarantineCleared,
+    ModelQuarantined,
+    ModelQuarantineLifted,
     ModelReady,
     ModelRenamed,
+    ModelRolledBack,
     ModelScaled,
     ModelUpdated,
     SchedulerElected,
     WorkerAddressChanged,
     WorkerCordoned,
+    WorkerDrained,
+    WorkerDrainRequested,
     WorkerInventoryChanged,
     WorkerLabelled,
     WorkerReady,
@@ -72,6 +81,8 @@ from services.scheduler.domain.instance import (
     Unreachable,
     placement_of,
 )
+from services.scheduler.domain.machines import Machines
+from services.scheduler.domain.snapshot import machine_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,13 @@ class Wish:
 
     spec: ModelSpec
     generation: int
+    revision: int = 0
+    """The generation that last changed the engine."""
+    former: ModelSpec | None = None
+    """What the engine was before that; None: the model is as it was created."""
+    former_revision: int = 0
+    clears: int = 0
+    """How often crashes of the past were to be forgotten: by an edit of the engine, or by a user."""
     deleted: bool = False
     correlation_id: str | None = None
     traceparent: str | None = None
@@ -92,6 +110,9 @@ class Operator:
 
     labels: dict[str, str] = field(default_factory=dict[str, str])
     cordoned: bool = False
+    draining: bool = False
+    drains: int = 0
+    """How often it was to be emptied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +125,15 @@ class Worker:
     agent_version: str
     reasons: tuple[Reason, ...] = ()
     """Why it is unreachable."""
+    drains: int = 0
+    """How often it was emptied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What one worker's downloader said of a model's files."""
 
-    source: Source
+    question: InspectModel
     generation: int
     weights: ModelWeights | None
     reasons: tuple[Reason, ...]
@@ -134,6 +157,17 @@ class Model:
     created: int = 0
     """How many instances it ever had: the next one's number."""
     inspections: dict[WorkerId, Inspection] = field(default_factory=dict[WorkerId, Inspection])
+    proven: int = 0
+    """The newest revision of which an instance has run."""
+    rolled_back: int = 0
+    """The revision that did not run, when it was the newest."""
+    rollback_problem: str | None = None
+    crashes: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
+    """Crashes in a row on a worker."""
+    quarantined: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
+    """Workers that it is not placed on any more, with its crashes there."""
+    clears: int = 0
+    """How often its crashes were forgotten."""
     status: Status | None = None
 
 
@@ -158,6 +192,13 @@ class OpenClaim:
     attempt: int
     worker_id: WorkerId
     claim: Claim
+    model_id: ModelId
+    accelerator: str | None
+    """The kind of GPU that the claim's indexes are of."""
+
+
+Derived: Final = Field(exclude=True)
+"""Not stored in a snapshot: made from what is."""
 
 
 def claim_key(instance_id: str, attempt: int, worker_id: str) -> str:
@@ -179,16 +220,162 @@ class Fleet:
     models: dict[ModelId, Model] = field(default_factory=dict[ModelId, Model])
     instances: dict[InstanceId, Instance] = field(default_factory=dict[InstanceId, Instance])
     files: dict[FileId, File] = field(default_factory=dict[FileId, File])
+    forgotten: dict[FileId, int] = field(default_factory=dict[FileId, int])
+    """Files of workers that left: how often they had been wanted, so that an old answer fits no new wish."""
     claims: dict[str, OpenClaim] = field(default_factory=dict[str, OpenClaim])
+    """By `claim_key`."""
+    machines: Annotated[Machines, Derived] = field(init=False, repr=False, compare=False, default_factory=Machines)
+    """The workers as placement sees them."""
+    _of_model: Annotated[dict[ModelId, dict[InstanceId, None]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[ModelId, dict[InstanceId, None]]
+    )
+    _counts: Annotated[dict[ModelId, dict[str, int]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[ModelId, dict[str, int]]
+    )
+    _of_instance: Annotated[dict[InstanceId, dict[str, OpenClaim]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[InstanceId, dict[str, OpenClaim]]
+    )
+    _on_worker: Annotated[dict[WorkerId, dict[str, OpenClaim]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[WorkerId, dict[str, OpenClaim]]
+    )
+    _files: Annotated[dict[str, set[WorkerId]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[str, set[WorkerId]]
+    )
 
-    def instances_of(self, model_id: ModelId) -> Iterator[Instance]:
-        return (instance for instance in self.instances.values() if instance.model_id == model_id)
+    def __post_init__(self) -> None:
+        """What is derived, from what is stored."""
+        for instance in self.instances.values():
+            self._of_model.setdefault(instance.model_id, {})[instance.id] = None
+            self._count(instance, 1)
+        for key, claim in self.claims.items():
+            self._of_instance.setdefault(claim.instance_id, {})[key] = claim
+            self._on_worker.setdefault(claim.worker_id, {})[key] = claim
+        for worker in self.workers.values():
+            self.see(worker.id)
+        for file in self.files.values():
+            self.put_file(file)
+
+    def counts_of(self, model_id: ModelId) -> dict[str, int]:
+        """Kind of state → how many instances of the model are in it."""
+        return self._counts.get(model_id, {})
+
+    def _count(self, instance: Instance, change: int) -> None:
+        counts = self._counts.setdefault(instance.model_id, {})
+        kind = instance.state.kind
+        counts[kind] = counts.get(kind, 0) + change
+
+    def instances_of(self, model_id: ModelId) -> list[Instance]:
+        return [self.instances[instance_id] for instance_id in self._of_model.get(model_id, ())]
 
     def operator_of(self, worker_id: WorkerId) -> Operator:
         return self.operator.get(worker_id, NO_WISH)
 
-    def claims_on(self, worker_id: WorkerId) -> Iterator[OpenClaim]:
-        return (claim for claim in self.claims.values() if claim.worker_id == worker_id)
+    def claims_on(self, worker_id: WorkerId) -> list[OpenClaim]:
+        return list(self._on_worker.get(worker_id, {}).values())
+
+    def claims_of(self, instance_id: InstanceId) -> list[OpenClaim]:
+        return list(self._of_instance.get(instance_id, {}).values())
+
+    def on(self, worker_id: WorkerId) -> list[Instance]:
+        """Instances that have memory promised on this worker, by id."""
+        ids = dict.fromkeys(claim.instance_id for claim in self._on_worker.get(worker_id, {}).values())
+        return [self.instances[instance_id] for instance_id in sorted(ids) if instance_id in self.instances]
+
+    def workers_with(self, source: Source) -> frozenset[WorkerId]:
+        """Workers on which these files are ready."""
+        return frozenset(self._files.get(source.model_dump_json(), ()))
+
+    # -- only `evolve` calls what follows
+
+    def put_instance(self, instance: Instance) -> None:
+        before = self.instances.get(instance.id)
+        if before is not None:
+            self._count(before, -1)
+        self._count(instance, 1)
+        self.instances[instance.id] = instance
+        self._of_model.setdefault(instance.model_id, {})[instance.id] = None
+
+    def drop_instance(self, instance_id: InstanceId) -> None:
+        instance = self.instances.pop(instance_id)
+        self._count(instance, -1)
+        self._of_instance.pop(instance_id, None)
+        of_model = self._of_model[instance.model_id]
+        of_model.pop(instance_id, None)
+        if not of_model:
+            del self._of_model[instance.model_id]
+            self._counts.pop(instance.model_id, None)
+
+    def open_claim(self, claim: OpenClaim) -> None:
+        key = claim_key(claim.instance_id, claim.attempt, claim.worker_id)
+        self.claims[key] = claim
+        self._of_instance.setdefault(claim.instance_id, {})[key] = claim
+        self._on_worker.setdefault(claim.worker_id, {})[key] = claim
+        self.machines.promise(claim.worker_id, claim.model_id, claim.accelerator, claim.claim)
+
+    def close_claim(self, key: str) -> None:
+        claim = self.claims.pop(key, None)
+        if claim is not None:
+            self._of_instance[claim.instance_id].pop(key, None)
+            self._on_worker[claim.worker_id].pop(key, None)
+            self.machines.release(claim.worker_id, claim.model_id, claim.accelerator, claim.claim)
+
+    def put_file(self, file: "File") -> None:
+        self.files[file.id] = file
+        there = self._files.setdefault(file.source.model_dump_json(), set())
+        if file.state == "ready":
+            there.add(file.worker_id)
+        else:
+            there.discard(file.worker_id)
+
+    def drop_file(self, file_id: FileId) -> None:
+        file = self.files.pop(file_id, None)
+        if file is not None:
+            self._files.get(file.source.model_dump_json(), set()).discard(file.worker_id)
+
+    def see(self, worker_id: WorkerId) -> None:
+        """Something about the worker is not what it was."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            self.machines.drop(worker_id)
+            return
+        before = self.machines.get(worker_id)
+        operator = self.operator_of(worker_id)
+        self.machines.put(
+            machine_of(
+                worker_id,
+                worker.name,
+                worker.address,
+                worker.state,
+                worker.inventory,
+                labels=operator.labels,
+                cordoned=operator.cordoned,
+                cordon_unhealthy=self.machines.cordon_unhealthy,
+                draining=operator.draining,
+                downloader_alive=before.downloader_alive if before is not None else True,
+                claims=[(claim.model_id, claim.accelerator, claim.claim) for claim in self.claims_on(worker_id)],
+            )
+        )
+
+
+ENGINE_FIELDS: Final = (
+    "source", "backend", "backend_version", "backend_parameters", "env", "lora_list", "speculative_config", "image_name",
+    "run_command", "claim_override", "packed", "cpu_offloading", "gpu_selector", "worker_selector",
+)  # fmt: skip
+"""What of a wish an engine was started with, or may run where it runs by: an edit replaces the instances."""
+
+
+def changes_engine(before: ModelSpec, after: ModelSpec) -> bool:
+    return any(getattr(before, field) != getattr(after, field) for field in ENGINE_FIELDS)
+
+
+def question_about(spec: ModelSpec) -> InspectModel:
+    """What a downloader is asked: the model's files, and those that are loaded beside them."""
+    speculation = spec.speculative_config
+    return InspectModel(
+        source=spec.source,
+        adapters=tuple(lora.source for lora in spec.lora_list),
+        draft=None if speculation is None else speculation.draft_model,
+    )
 
 
 NO_WISH = Operator()
@@ -213,16 +400,32 @@ def evolve(
     match fact:
         case WorkerFact():
             _worker(fleet, fact)
+            fleet.see(fact.worker_id)
         case InstanceFact():
             _instance(fleet, fact, at)
         case ModelCreated(model_id=model_id, spec=spec):
-            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id, traceparent=traceparent)
+            fleet.wishes[model_id] = Wish(spec, seq, seq, correlation_id=correlation_id, traceparent=traceparent)
         case ModelUpdated(model_id=model_id, spec=spec):
-            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id, traceparent=traceparent)
+            before = _known(fleet.wishes, model_id)
+            wish = replace(before, spec=spec, generation=seq, correlation_id=correlation_id, traceparent=traceparent)
+            if changes_engine(before.spec, spec):
+                wish = replace(
+                    wish,
+                    revision=seq,
+                    former=before.spec,
+                    former_revision=before.revision,
+                    clears=before.clears + 1,
+                )
+            fleet.wishes[model_id] = wish
+        case ModelQuarantineCleared(model_id=model_id):
+            wish = _known(fleet.wishes, model_id)
+            fleet.wishes[model_id] = replace(wish, generation=seq, clears=wish.clears + 1)
         case ModelScaled(model_id=model_id, replicas=replicas):
             wish = _known(fleet.wishes, model_id)
             spec = wish.spec.model_copy(update={"replicas": replicas})
-            fleet.wishes[model_id] = Wish(spec, seq, correlation_id=correlation_id, traceparent=traceparent)
+            fleet.wishes[model_id] = replace(
+                wish, spec=spec, generation=seq, correlation_id=correlation_id, traceparent=traceparent
+            )
         case ModelDeleted(model_id=model_id):
             wish = _known(fleet.wishes, model_id)
             fleet.wishes[model_id] = replace(
@@ -231,24 +434,44 @@ def evolve(
         case ModelInspected(model_id=model_id, worker_id=worker_id):
             wish = _known(fleet.wishes, model_id)
             model = fleet.models.get(model_id, Model())
-            inspection = Inspection(wish.spec.source, fact.generation, fact.weights, fact.reasons)
+            question = fact.question or question_about(wish.spec)
+            inspection = Inspection(question, fact.generation, fact.weights, fact.reasons)
             fleet.models[model_id] = replace(model, inspections=model.inspections | {worker_id: inspection})
+        case ModelRolledBack(model_id=model_id, revision=revision, reasons=reasons):
+            model = fleet.models.get(model_id, Model())
+            problem = "; ".join(reason.sentence() for reason in reasons)
+            fleet.models[model_id] = replace(model, rolled_back=revision, rollback_problem=problem)
+        case ModelQuarantined(model_id=model_id, worker_id=worker_id, crashes=crashes):
+            model = fleet.models.get(model_id, Model())
+            fleet.models[model_id] = replace(model, quarantined=model.quarantined | {worker_id: crashes})
+        case ModelQuarantineLifted(model_id=model_id, worker_ids=worker_ids, clears=clears):
+            model = fleet.models.get(model_id, Model())
+            fleet.models[model_id] = replace(
+                model,
+                clears=clears,
+                crashes={w: count for w, count in model.crashes.items() if w not in worker_ids},
+                quarantined={w: count for w, count in model.quarantined.items() if w not in worker_ids},
+            )
         case ModelPending(model_id=model_id):
             _state(fleet, model_id, Status("pending", fact.generation, fact.wanted, 0, fact.reasons))
         case ModelDegraded(model_id=model_id):
             _state(fleet, model_id, Status("degraded", fact.generation, fact.wanted, fact.running, fact.reasons))
         case ModelReady(model_id=model_id):
             _state(fleet, model_id, Status("ready", fact.generation, fact.running, fact.running, ()))
+        case ModelEnded(model_id=model_id):
+            fleet.models.pop(model_id, None)
         case ModelFileWanted(file_id=file_id):
             before = fleet.files.get(file_id)
-            wanted = before.wanted + 1 if before else 1
-            fleet.files[file_id] = File(file_id, fact.worker_id, fact.source, fact.commit, wanted, "wanted")
+            wanted = (before.wanted if before else fleet.forgotten.pop(file_id, 0)) + 1
+            fleet.put_file(File(file_id, fact.worker_id, fact.source, fact.commit, wanted, "wanted"))
         case ModelFileReady(file_id=file_id):
-            fleet.files[file_id] = replace(_known(fleet.files, file_id), state="ready", reasons=(), paths=fact.paths)
+            fleet.put_file(replace(_known(fleet.files, file_id), state="ready", reasons=(), paths=fact.paths))
         case ModelFileFailed(file_id=file_id):
-            fleet.files[file_id] = replace(_known(fleet.files, file_id), state="failed", reasons=fact.reasons)
+            fleet.put_file(replace(_known(fleet.files, file_id), state="failed", reasons=fact.reasons))
         case ModelFileForgotten(file_id=file_id):
-            fleet.files.pop(file_id, None)
+            if (before := fleet.files.get(file_id)) is not None:
+                fleet.forgotten[file_id] = before.wanted
+            fleet.drop_file(file_id)
         case SchedulerElected() | ModelRenamed():
             pass
         case _:
@@ -285,21 +508,30 @@ def _worker(fleet: Fleet, fact: WorkerFact) -> None:
         case WorkerUnreachable(reasons=reasons):
             worker = _known(fleet.workers, worker_id)
             fleet.workers[worker_id] = replace(worker, state="unreachable", reasons=reasons)
+        case WorkerDrained():
+            fleet.workers[worker_id] = replace(_known(fleet.workers, worker_id), drains=fact.drains)
         case WorkerRemoved():
             fleet.workers.pop(worker_id, None)
             fleet.removals[worker_id] = fleet.removals.get(worker_id, 0) + 1
-            for key in [key for key, claim in fleet.claims.items() if claim.worker_id == worker_id]:
-                del fleet.claims[key]
+            for claim in fleet.claims_on(worker_id):
+                fleet.close_claim(claim_key(claim.instance_id, claim.attempt, worker_id))
             for model_id, model in fleet.models.items():
-                if worker_id in model.inspections:
-                    others = {w: inspection for w, inspection in model.inspections.items() if w != worker_id}
-                    fleet.models[model_id] = replace(model, inspections=others)
+                if worker_id in model.inspections or worker_id in model.crashes or worker_id in model.quarantined:
+                    fleet.models[model_id] = replace(
+                        model,
+                        inspections={w: each for w, each in model.inspections.items() if w != worker_id},
+                        crashes={w: count for w, count in model.crashes.items() if w != worker_id},
+                        quarantined={w: count for w, count in model.quarantined.items() if w != worker_id},
+                    )
         case WorkerLabelled(labels=labels):
             fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), labels=labels)
         case WorkerCordoned():
             fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), cordoned=True)
         case WorkerUncordoned():
-            fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), cordoned=False)
+            fleet.operator[worker_id] = replace(fleet.operator_of(worker_id), cordoned=False, draining=False)
+        case WorkerDrainRequested():
+            operator = fleet.operator_of(worker_id)
+            fleet.operator[worker_id] = replace(operator, draining=True, drains=operator.drains + 1)
         case WorkerRemovalRequested():
             fleet.removal_requests[worker_id] = fleet.removal_requests.get(worker_id, 0) + 1
         case _:
@@ -310,7 +542,7 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
     instance_id = fact.instance_id
     match fact:
         case InstanceCreated(model_id=model_id, name=name):
-            fleet.instances[instance_id] = Instance(instance_id, model_id, name, 0, 0, Pending())
+            fleet.put_instance(Instance(instance_id, model_id, name, 0, 0, Pending()))
             model = fleet.models.get(model_id, Model())
             fleet.models[model_id] = replace(model, created=model.created + 1)
             return
@@ -322,14 +554,17 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
     instance = _known(fleet.instances, instance_id)
     state = instance.state
     match fact:
-        case InstancePending(reasons=reasons, closest=closest, suggestions=suggestions):
-            after: State = Pending(reasons, closest, suggestions, explained=True)
+        case InstancePending(reasons=reasons, closest=closest, suggestions=suggestions, unlisted=unlisted):
+            after: State = Pending(reasons, closest, suggestions, unlisted, explained=True)
         case InstanceScheduled(attempt=attempt, launch=launch, members=members):
             if attempt <= instance.attempt:
                 raise Contradiction(f"{instance_id}: attempt {attempt} after {instance.attempt}")
             for member in members:
-                key = claim_key(instance_id, attempt, member.worker_id)
-                fleet.claims[key] = OpenClaim(instance_id, attempt, member.worker_id, member.claim)
+                fleet.open_claim(
+                    OpenClaim(
+                        instance_id, attempt, member.worker_id, member.claim, instance.model_id, member.accelerator
+                    )
+                )
             instance = replace(instance, attempt=attempt)
             after = Scheduled(Placement(attempt, launch, members))
         case InstanceDownloading():
@@ -337,11 +572,13 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
         case InstanceStarting():
             after = Starting(_placed(instance))
         case InstanceRunning(address=address, port=port):
+            _ran(fleet, instance)
             after = Running(_placed(instance), address, port, at)
         case InstanceFailed(reasons=reasons, engine_gone=gone, restarts=restarts, final=final):
             placement = _placed(instance)
             if gone:
-                _release(fleet, instance_id, placement.attempt)
+                fleet.close_claim(claim_key(instance_id, placement.attempt, fact.worker_id))
+            _crashed(fleet, instance, fact.worker_id, restarts)
             instance = replace(instance, crashes=restarts)
             after = Failed(placement, reasons, final=final)
         case InstanceRestartPlanned(delay_seconds=delay):
@@ -356,11 +593,12 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
         case InstanceStopping(cause=cause):
             after = Stopping(placement_of(state), cause)
         case InstanceAttemptEnded(attempt=attempt, worker_id=worker_id):
-            fleet.claims.pop(claim_key(instance_id, attempt, worker_id), None)
+            fleet.close_claim(claim_key(instance_id, attempt, worker_id))
             return
         case InstanceDeleted():
-            _release(fleet, instance_id)
-            del fleet.instances[instance_id]
+            for claim in fleet.claims_of(instance_id):
+                fleet.close_claim(claim_key(instance_id, claim.attempt, claim.worker_id))
+            fleet.drop_instance(instance_id)
             return
         case DeadlinePassed():
             if fact.state == "unreachable" and isinstance(state, Unreachable):
@@ -371,7 +609,24 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
                 return
         case _:
             raise Contradiction(f"the scheduler does not know {fact.type}")
-    fleet.instances[instance_id] = replace(instance, state=after)
+    fleet.put_instance(replace(instance, state=after))
+
+
+def _ran(fleet: Fleet, instance: Instance) -> None:
+    """An instance of this revision runs: nobody goes back to the former one any more."""
+    revision = _placed(instance).launch.revision
+    model = fleet.models.get(instance.model_id, Model())
+    if revision is not None and revision > model.proven:
+        fleet.models[instance.model_id] = replace(model, proven=revision)
+
+
+def _crashed(fleet: Fleet, instance: Instance, worker_id: WorkerId, restarts: int) -> None:
+    """Count what the engine is to blame for, by worker. A long run begins anew."""
+    if restarts == instance.crashes:  # an end that was not the engine's own
+        return
+    model = fleet.models.get(instance.model_id, Model())
+    count = model.crashes.get(worker_id, 0) + 1 if restarts > instance.crashes else 1
+    fleet.models[instance.model_id] = replace(model, crashes=model.crashes | {worker_id: count})
 
 
 def _placed(instance: Instance) -> Placement:
@@ -379,9 +634,3 @@ def _placed(instance: Instance) -> Placement:
     if placement is None:
         raise Contradiction(f"{instance.id} has no place")
     return placement
-
-
-def _release(fleet: Fleet, instance_id: InstanceId, attempt: int | None = None) -> None:
-    for key, claim in list(fleet.claims.items()):
-        if claim.instance_id == instance_id and attempt in (None, claim.attempt):
-            del fleet.claims[key]

@@ -4,7 +4,7 @@ Pending → Scheduled → Downloading → Starting → Running
 Failed (REST: error), Unreachable, Stopping
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -37,6 +37,8 @@ class Pending:
     reasons: tuple[Reason, ...] = ()
     closest: WorkerId | None = None
     suggestions: tuple[Suggestion, ...] = ()
+    unlisted: dict[str, int] = field(default_factory=dict[str, int])
+    """Code → how many workers beyond those listed object with it."""
     explained: bool = False
     kind: Literal["pending"] = "pending"
 

@@ -1,189 +1,449 @@
 """Where an instance goes: a pure function of a snapshot, as rich in its refusal as in its choice.
 
-Every rule is asked about every worker. One file a rule in `rules/`, named like its reason's code; preferences order the
-workers that no rule objects to; names break ties, so replays agree.
+This is the specification: every rule about every worker, every preference about every place. One worker first, several
+together when none can alone. The index (`index.py`) answers the common questions faster, and never otherwise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from schemas.ids import WorkerId
-from schemas.models import Claim, Gpu, Member, ModelSpec, ModelWeights
-from schemas.parameters import find
-from schemas.reasons import NoWorkers, Reason, Suggestion
-from services.scheduler.domain.fleet import Fleet, Inspection, Worker
-from services.scheduler.domain.memory import gguf, safetensors
-from services.scheduler.domain.preferences.binpack import tightest_first
-from services.scheduler.domain.preferences.spread import most_free_first
-from services.scheduler.domain.rules import RULES
-from services.scheduler.domain.snapshot import Candidate, Need
+from schemas.models import Claim, Parallelism
+from schemas.reasons import (
+    BeingInspected,
+    GpuUnknown,
+    HeadsNotDivisible,
+    NetworkDown,
+    NoWorkers,
+    Reason,
+    ReasonBase,
+    TooFewGpusSelected,
+    VocabularyNotDivisible,
+    WorkersDoNotAddUp,
+)
+from services.scheduler.domain.candidate import Candidate, Request
+from services.scheduler.domain.preferences import preferences_of
+from services.scheduler.domain.rules import CAPACITY, CAPACITY_CODES, OF_ITS_LIKE, OF_ITS_OWN
+from services.scheduler.domain.shapes import Group, Layout, choose, groups_of
+from services.scheduler.domain.snapshot import GpuSlot, Machine, Profile, gpu_ids
+from services.scheduler.domain.takes import ALONE, Take
+
+MOST_WORKERS_OF_A_GANG: Final = 32
+RUNNERS_UP: Final = 3
+REST: Final = OF_ITS_OWN + CAPACITY
+HARDWARE: Final = frozenset(
+    {"no_gpu", "not_enough_gpus", "accelerator_not_supported", "platform_not_supported", "compute_capability_too_low"}
+)
+"""Objections that only another machine answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One worker's part of an instance."""
+
+    worker_id: WorkerId
+    address: str
+    type: str | None
+    gpu_indexes: tuple[int, ...]
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """A place that would have done as well: its numbers, and the preference that decided against it."""
+
+    worker_id: WorkerId
+    gpu_indexes: tuple[int, ...]
+    scores: dict[str, int]
+    lost_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    scores: dict[str, int]
+    """Preference → number; lower is liked better, and the first that differs decides."""
+    fitting: int
+    """Workers that could have taken it."""
+    runners_up: tuple[RunnerUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    member: Member
-    context: int | None
+    places: tuple[Place, ...]
+    """The first leads."""
+    take: Take
+    parallelism: Parallelism
+    context: int
+    why: Why | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Objections:
+    """What all rules say of one worker."""
+
+    worker_id: WorkerId
+    name: str
     reasons: tuple[Reason, ...]
-    closest: WorkerId | None
-    suggestions: tuple[Suggestion, ...]
+    missing_bytes: int
+
+    @property
+    def distance(self) -> tuple[bool, int, bool, int, str]:
+        """Those who have the selected GPUs; the fewest objections; nothing to be bought; the least memory missing; the name."""
+        codes = {reason.code for reason in self.reasons}
+        elsewhere = "gpu_not_selected" in codes
+        return (elsewhere, len(self.reasons), not HARDWARE.isdisjoint(codes), self.missing_bytes, self.name)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    spec: ModelSpec
-    inspections: dict[WorkerId, Inspection]
-    not_on: frozenset[WorkerId] = frozenset()
-    """Workers that just failed to take it, and the one that it is moved away from."""
+class Refused:
+    request: tuple[Reason, ...]
+    """What is wrong with the request itself, or with all workers together."""
+    workers: tuple[Objections, ...]
+    """Closest first."""
+
+    @property
+    def closest(self) -> WorkerId | None:
+        return self.workers[0].worker_id if self.workers else None
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        return (*self.request, *(reason for worker in self.workers for reason in worker.reasons))
 
 
-def candidates(request: Request, fleet: Fleet, silent_downloaders: frozenset[WorkerId]) -> list[Candidate]:
-    found: list[Candidate] = []
-    for worker in sorted(fleet.workers.values(), key=lambda w: (w.name, w.id)):
-        if worker.id in request.not_on:
-            continue
-        ram = worker.inventory.memory_total - worker.inventory.memory_reserved
-        vram = {gpu.index: gpu.memory_total - gpu.memory_used_by_others for gpu in worker.inventory.gpus}
-        instances = 0
-        for open_claim in fleet.claims_on(worker.id):
-            instances += 1
-            ram -= open_claim.claim.ram
-            for index, size in open_claim.claim.vram.items():
-                vram[index] = vram.get(index, 0) - size
-        inspection = request.inspections.get(worker.id)
-        if inspection is not None and inspection.source != request.spec.source:
-            inspection = None
-        weights = inspection.weights if inspection else None
-        found.append(
-            Candidate(
-                worker=worker,
-                operator=fleet.operator_of(worker.id),
-                inspection=inspection,
-                need=need_of(request.spec, weights, worker) if weights else None,
-                downloader_alive=worker.id not in silent_downloaders,
-                free_ram=max(ram, 0),
-                free_vram={index: max(size, 0) for index, size in vram.items()},
-                instances=instances,
+def place(request: Request, machines: Sequence[Machine]) -> Placed | Refused:
+    """Machines in any order; the same ones give the same answer."""
+    if not machines:
+        return Refused((*request.wanted.problems, NoWorkers()), ())
+    wrong = wrong_with(request, machines)
+    candidates = [Candidate(request, machine) for machine in machines if machine.id not in request.not_on]
+    objections = [(candidate, objections_to(candidate)) for candidate in candidates]
+    if not wrong:
+        fitting = [candidate for candidate, reasons in objections if not reasons]
+        if fitting:
+            return best_of(request, [layout_of(candidate) for candidate in fitting])
+        able = [candidate for candidate, reasons in objections if all(r.code in CAPACITY_CODES for r in reasons)]
+        gang = place_gang(request, able)
+        if isinstance(gang, Placed):
+            return gang
+        wrong = gang
+    return Refused(
+        wrong,
+        tuple(
+            sorted(
+                (
+                    Objections(candidate.machine.id, candidate.machine.name, reasons, _missing(candidate, reasons))
+                    for candidate, reasons in objections
+                ),
+                key=lambda each: each.distance,
             )
-        )
-    return found
-
-
-def need_of(spec: ModelSpec, weights: ModelWeights, worker: Worker) -> Need:
-    """What the model takes on this worker: VRAM of one GPU where there are GPUs, else RAM."""
-    if weights.format == "safetensors":
-        return Need(spec, vram_bytes=safetensors.needed_bytes(weights))
-    context = gguf.context_of(spec, weights)
-    size = gguf.needed_bytes(weights, context)
-    layers = find(spec.backend_parameters, gguf.GPU_LAYER_FLAGS)
-    wants_gpu = (
-        layers not in (None, "0") or (layers is None and bool(worker.inventory.gpus)) or spec.gpu_selector is not None
-    )
-    if wants_gpu:
-        return Need(spec, ram_bytes=gguf.OVERHEAD_BYTES, vram_bytes=size, context=context)
-    return Need(spec, ram_bytes=size, context=context)
-
-
-def place(request: Request, fleet: Fleet, silent_downloaders: frozenset[WorkerId] = frozenset()) -> Placed | Refusal:
-    everyone = candidates(request, fleet, silent_downloaders)
-    if not everyone and not request.not_on:
-        return Refusal((NoWorkers(),), None, ())
-    objections = {c.worker.id: objections_to(c, request.spec) for c in everyone}
-    fitting = [c for c in everyone if not objections[c.worker.id]]
-    if fitting:
-        order = tightest_first if request.spec.placement_strategy == "binpack" else most_free_first
-        return _placed(min(fitting, key=order))
-    reasons = tuple(reason for c in everyone for reason in objections[c.worker.id])
-    closest = min(everyone, key=lambda c: _distance(c, objections[c.worker.id]), default=None)
-    return Refusal(
-        reasons, closest.worker.id if closest else None, _suggestions(request, fleet, silent_downloaders, closest)
-    )
-
-
-def objections_to(candidate: Candidate, spec: ModelSpec) -> tuple[Reason, ...]:
-    """What every rule says of this worker; nothing stops early."""
-    found = (rule(candidate, spec) for rule in RULES)
-    return tuple(reason.model_copy(update={"worker_id": candidate.worker.id}) for reason in found if reason is not None)  # pyright: ignore[reportReturnType] - each ReasonBase that a rule returns is a member of the union
-
-
-def best_gpu(candidate: Candidate) -> Gpu | None:
-    """The roomiest of the GPUs that may be used, for spread; the tightest that fits, for binpack."""
-    need = candidate.need
-    fitting = [gpu for gpu in candidate.gpus if need is not None and candidate.free_vram[gpu.index] >= need.vram_bytes]
-    if not fitting or need is None:
-        return None
-    sign = 1 if need.spec.placement_strategy == "binpack" else -1
-    return min(fitting, key=lambda gpu: (sign * candidate.free_vram[gpu.index], gpu.index))
-
-
-def _placed(candidate: Candidate) -> Placed:
-    need = candidate.need
-    if need is None:
-        raise AssertionError("a worker without a known need has an objection")
-    gpu = best_gpu(candidate) if need.vram_bytes else None
-    return Placed(
-        Member(
-            worker_id=candidate.worker.id,
-            address=candidate.worker.address,
-            accelerator=gpu.type if gpu else None,
-            gpu_indexes=(gpu.index,) if gpu else (),
-            claim=Claim(ram=need.ram_bytes, vram={gpu.index: need.vram_bytes} if gpu else {}),
         ),
-        need.context,
     )
 
 
-def _distance(candidate: Candidate, objections: tuple[Reason, ...]) -> tuple[int, int, str]:
-    """The fewest objections, then the least memory missing, then the name."""
-    missing = 0
-    if candidate.need is not None:
-        missing = max(candidate.need.ram_bytes - candidate.free_ram, 0)
-        if candidate.need.vram_bytes:
-            missing += max(candidate.need.vram_bytes - max(candidate.free_vram.values(), default=0), 0)
-    return (len(objections), missing, candidate.worker.name)
+def objections_to(candidate: Candidate) -> tuple[Reason, ...]:
+    """What every rule says of this worker; nothing stops early."""
+    found: list[ReasonBase] = []
+    request = candidate.request
+    likeness = candidate.machine.likeness
+    if request.selected is not None or likeness not in request.fine:
+        found = [reason for rule in OF_ITS_LIKE if (reason := rule(candidate)) is not None]
+        if not found and request.selected is None:
+            request.fine.add(likeness)
+    for rule in REST:
+        reason = rule(candidate)
+        if reason is not None:
+            found.append(reason)
+    if len(found) > 1:  # nobody looks at files for a worker that can't have the instance anyway
+        found = [reason for reason in found if not isinstance(reason, BeingInspected)]
+    return tuple(found)  # pyright: ignore[reportReturnType] - each ReasonBase that a rule returns is a member of the union
 
 
-def _suggestions(
-    request: Request, fleet: Fleet, silent_downloaders: frozenset[WorkerId], closest: Candidate | None
-) -> tuple[Suggestion, ...]:
-    """Changes that were tried, and fit."""
-    found: list[Suggestion] = []
-    if closest is not None and closest.need is not None and closest.need.context is not None:
-        context = closest.need.context // 2
-        while context >= SMALLEST_CONTEXT:
-            parameters = (*_without_context(request.spec.backend_parameters), f"--ctx-size={context}")
-            if _fits(request, fleet, silent_downloaders, parameters):
+def layout_of(candidate: Candidate) -> Layout:
+    if candidate.layout is None:
+        raise AssertionError(f"no rule objects to {candidate.machine.id}, and nothing fits there")
+    return candidate.layout
+
+
+def best_of(
+    request: Request, layouts: Sequence[Layout], *, fitting: int | None = None, runners_up: int = RUNNERS_UP
+) -> Placed:
+    """`fitting`: how many would do, when the layouts are only the best ones."""
+    preferences = preferences_of(request)
+    scored = sorted(
+        (
+            (tuple(like(layout, request) for like in preferences), layout.machine.name, layout.machine.id, layout)
+            for layout in layouts
+        ),
+        key=lambda each: each[:3],
+    )
+    names = [like.__name__ for like in preferences]
+    best_score, _, _, best = scored[0]
+    others = tuple(
+        RunnerUp(
+            layout.machine.id,
+            tuple(gpu.index for gpu in layout.gpus),
+            dict(zip(names, score, strict=True)),
+            next((name for name, ours, theirs in zip(names, best_score, score, strict=True) if ours != theirs), "name"),
+        )
+        for score, _, _, layout in scored[1 : 1 + runners_up]
+    )
+    return placed_at(request, best, Why(dict(zip(names, best_score, strict=True)), fitting or len(layouts), others))
+
+
+def placed_at(request: Request, layout: Layout, why: Why | None) -> Placed:
+    """On one worker."""
+    return Placed(
+        places=(place_of(layout),),
+        take=layout.take,
+        parallelism=layout.take.parallelism,
+        context=context_of(request, layout.machine),
+        why=why,
+    )
+
+
+def context_of(request: Request, machine: Machine) -> int:
+    looked = request.looked.get(machine.id)
+    weights = looked.weights if looked is not None and looked.weights is not None else request.known
+    if weights is None:
+        raise AssertionError("placed without knowing what it weighs")
+    return request.estimate(weights)[0].context
+
+
+def place_of(layout: Layout) -> Place:
+    machine = layout.machine
+    return Place(machine.id, machine.address, layout.type, tuple(gpu.index for gpu in layout.gpus), layout.claim)
+
+
+def wrong_with(request: Request, machines: Sequence[Machine]) -> tuple[Reason, ...]:
+    """What no worker could make right."""
+    found: list[Reason] = list(request.wanted.problems)
+    selector = request.spec.gpu_selector
+    if request.selected is not None and selector is not None:
+        there = {gpu_id for machine in machines for gpu_id in gpu_ids(machine)}
+        if unknown := tuple(gpu_id for gpu_id in selector.gpu_ids if gpu_id not in there):
+            found.append(GpuUnknown(gpu_ids=unknown))
+        if (too_few := _too_few_for_replicas(request, request.selected)) is not None:
+            found.append(too_few)
+    estimate, wanted = request.usual, request.wanted
+    if estimate is not None and estimate.spec.backend in ("vLLM", "SGLang", "MindIE"):
+        tensor = wanted.tensor if wanted.world_size is not None else wanted.gpus
+        for what, number in estimate.undivided(tensor or 1):
+            if what == "vocabulary":
+                found.append(VocabularyNotDivisible(vocabulary_size=number, tensor_parallel_size=tensor or 1))
+            else:
                 found.append(
-                    Suggestion(
-                        change={"backend_parameters": list(parameters)},
-                        text=f"with --ctx-size={context} it fits",
-                    )
+                    HeadsNotDivisible.model_validate({"heads": number, "tensor_parallel_size": tensor or 1, "of": what})
                 )
-                break
-            context //= 2
     return tuple(found)
 
 
-SMALLEST_CONTEXT: Final = 256
+def _too_few_for_replicas(request: Request, selected: frozenset[str]) -> TooFewGpusSelected | None:
+    """Where the author said how many GPUs an instance has, the selected ones must do for all: each holds as many shares."""
+    spec, estimate = request.spec, request.usual
+    each = spec.gpu_selector.gpus_per_replica if spec.gpu_selector is not None else None
+    if each is None or each > len(selected) or estimate is None or not estimate.takes_share or spec.packed:
+        return None
+    shares = int(1 / request.wanted.share) if request.wanted.share is not None else 1
+    needed = each * spec.replicas
+    if needed <= len(selected) * shares:
+        return None
+    return TooFewGpusSelected(needed=needed, selected=len(selected), replicas=spec.replicas)
 
 
-def _without_context(parameters: tuple[str, ...]) -> Iterable[str]:
-    skip = False
-    for parameter in parameters:
-        name = parameter.partition("=")[0].replace("_", "-")
-        if skip:
-            skip = False
-        elif name in gguf.CONTEXT_FLAGS:
-            skip = "=" not in parameter
-        else:
-            yield parameter
+def _missing(candidate: Candidate, reasons: Sequence[Reason]) -> int:
+    """Bytes: of GPU memory, and of RAM and disk where they are short."""
+    missing = candidate.shortage.missing_bytes if candidate.shortage is not None else 0
+    for reason in reasons:
+        match reason.code:
+            case "not_enough_ram" | "not_enough_disk":
+                missing += reason.needed_bytes - reason.free_bytes
+            case _:
+                pass
+    return missing
 
 
-def _fits(request: Request, fleet: Fleet, silent: frozenset[WorkerId], parameters: tuple[str, ...]) -> bool:
-    spec = request.spec.model_copy(update={"backend_parameters": parameters})
-    changed = Request(spec, request.inspections, request.not_on)
-    return any(not objections_to(candidate, spec) for candidate in candidates(changed, fleet, silent))
+# -- several workers --------------------------------------------------------------------------------------------------
+
+
+def place_gang(request: Request, able: Sequence[Candidate]) -> Placed | tuple[Reason, ...]:
+    """All members or none, on workers that nothing but memory objects to.
+
+    Why not, when several workers were allowed and did not add up; nothing when they were not allowed.
+    """
+    estimate = request.usual
+    if estimate is None or not allows_gang(request):
+        return ()
+    search = _GangSearch(request, able)
+    most_gpus = max((len(member.gpus) for member in search.parts), default=0)
+    for group in groups_of(estimate, min(len(able), MOST_WORKERS_OF_A_GANG), most_gpus):
+        if (placed := search.placed(group)) is not None:
+            return placed
+    return search.why_not()
+
+
+def allows_gang(request: Request) -> bool:
+    """May several workers run one instance of it together?"""
+    estimate, wanted = request.usual, request.wanted
+    return (
+        estimate is not None
+        and request.info is not None
+        and request.info.distributes
+        and (estimate.takes_share or estimate.spec.backend == "Custom")
+        and request.spec.distributed_inference_across_workers
+        and (wanted.gpus is None or wanted.gpus > 1)
+    )
+
+
+def may_gang(request: Request, candidate: Candidate) -> bool:
+    """Could this worker be a member of a group? A bound: what the smallest member takes is free on one of its GPUs."""
+    if candidate.estimate is None or not allows_gang(request):
+        return False
+    for pool in candidate.pools:
+        for gpu in pool.gpus:
+            share = candidate.estimate.share_on(gpu.profile, ALONE)
+            least = 0 if share is None or request.spec.packed else int(share * gpu.profile.memory_total)
+            if request.wanted.share is None and request.spec.backend == "SGLang":
+                least //= 2  # it keeps 128 MiB more for each further GPU of the group
+            if gpu.free >= least and gpu.free > 0:
+                return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """GPUs of one worker that are alike, and of which a member could be made."""
+
+    candidate: Candidate
+    profile: Profile
+    gpus: tuple[GpuSlot, ...]
+    frees: list[int]
+    """What is free of each; the most first."""
+
+
+def _part(candidate: Candidate, profile: Profile, gpus: tuple[GpuSlot, ...]) -> _Part:
+    return _Part(candidate, profile, gpus, sorted([gpu.free for gpu in gpus], reverse=True))
+
+
+class _GangSearch:
+    def __init__(self, request: Request, able: Sequence[Candidate]) -> None:
+        self._request = request
+        self._able = len(able)
+        self._down: dict[WorkerId, tuple[int, ...]] = {}
+        self.parts = [part for candidate in able for part in self._parts(candidate)]
+        self._profiles = sorted(
+            {part.profile for part in self.parts}, key=lambda each: (each.type, each.memory_total, each.capacity)
+        )
+        self._takes: dict[tuple[Profile, Group], Take | None] = {}
+        self._able_to: dict[tuple[Profile, int, int, int], list[_Part]] = {}
+        self._most = 0
+        self._least: tuple[int, str] | None = None
+
+    def _parts(self, candidate: Candidate) -> Iterator[_Part]:
+        if candidate.estimate is not self._request.usual:  # other files than elsewhere
+            return
+        for pool in candidate.pools:
+            if pool.is_uniform:
+                if pool.gpus:
+                    yield _part(candidate, pool.gpus[0].profile, pool.gpus)
+                continue
+            by_profile: dict[Profile, list[GpuSlot]] = {}
+            down: list[int] = []
+            for gpu in pool.gpus:
+                if gpu.network_up:
+                    by_profile.setdefault(gpu.profile, []).append(gpu)
+                else:  # Ascend's GPUs talk to those of other machines over ports of their own
+                    down.append(gpu.index)
+            if down:
+                self._down[candidate.machine.id] = tuple(down)
+            for profile, gpus in by_profile.items():
+                yield _part(candidate, profile, tuple(gpus))
+
+    def placed(self, group: Group) -> Placed | None:
+        """Equal members on so many workers, the best ones; None when there are too few."""
+        for profile in self._profiles:
+            take = self._take(profile, group)
+            if take is None:
+                continue
+            needed = group.workers * group.gpus
+            if self._least is None or needed < self._least[0]:
+                self._least = (needed, profile.type)
+            able = self._with(profile, group.gpus, take)
+            self._most = max(self._most, min(len(able), group.workers) * group.gpus)
+            if len(able) >= group.workers:
+                members = self._best([self._layout(part, take) for part in able], group.workers)
+                return Placed(
+                    places=tuple(place_of(layout) for layout in members),
+                    take=take,
+                    parallelism=group.parallelism,
+                    context=context_of(self._request, members[0].machine),
+                )
+        return None
+
+    def _with(self, profile: Profile, count: int, take: Take) -> list[_Part]:
+        key = (profile, count, take.vram_bytes, take.ram_bytes)
+        found = self._able_to.get(key)
+        if found is None:
+            found = self._able_to[key] = [
+                part
+                for part in self.parts
+                if len(part.gpus) >= count
+                and part.frees[count - 1] >= take.vram_bytes
+                and part.profile.type == profile.type
+                and part.profile.memory_total == profile.memory_total  # whatever the system keeps of it
+                and max(part.candidate.machine.ram_free, 0) >= take.ram_bytes
+            ]
+        return found
+
+    def _layout(self, part: _Part, take: Take) -> Layout:
+        fitting = [gpu for gpu in part.gpus if gpu.free >= take.vram_bytes]
+        gpus, splits = choose(fitting, take.gpus, tight=self._request.tight)
+        return Layout(part.candidate.machine, part.profile.type, gpus, take, len(fitting), splits)
+
+    def _best(self, layouts: list[Layout], count: int) -> list[Layout]:
+        preferences = preferences_of(self._request)
+
+        def order(layout: Layout) -> tuple[object, ...]:
+            liked = tuple(like(layout, self._request) for like in preferences)
+            return (*liked, layout.machine.name, layout.machine.id)
+
+        return sorted(layouts, key=order)[:count]
+
+    def _take(self, profile: Profile, group: Group) -> Take | None:
+        key = (profile, group)
+        if key not in self._takes:
+            self._takes[key] = self._make_take(profile, group)
+        return self._takes[key]
+
+    def _make_take(self, profile: Profile, group: Group) -> Take | None:
+        estimate = self._request.usual
+        if estimate is None:
+            return None
+        if estimate.spec.backend == "Custom":
+            each = -(-estimate.needed_bytes // (group.workers * group.gpus))
+            return Take(group.gpus, each, estimate.ram_bytes) if each <= profile.capacity else None
+        take = estimate.take(profile, group.gpus, group.parallelism)
+        return take if isinstance(take, Take) else None
+
+    def _ask_more_workers(self) -> None:
+        """How many like these it would take, when even all of them are too few."""
+        estimate = self._request.usual
+        most_gpus = max((len(part.gpus) for part in self.parts), default=0)
+        if estimate is not None:
+            for group in groups_of(estimate, MOST_WORKERS_OF_A_GANG, most_gpus):
+                if self.placed(group) is not None:
+                    raise AssertionError("so many workers were said to be too few")
+                if self._least is not None:
+                    return
+
+    def why_not(self) -> tuple[Reason, ...]:
+        found: list[Reason] = [
+            NetworkDown(worker_id=worker_id, gpu_indexes=indexes) for worker_id, indexes in sorted(self._down.items())
+        ]
+        if self._least is None and self._able > 1:
+            self._ask_more_workers()
+        if self._able > 1 and self._least is not None:
+            found.append(
+                WorkersDoNotAddUp(gpus_needed=self._least[0], largest_group=self._most, accelerator=self._least[1])
+            )
+        return tuple(found)

@@ -17,7 +17,17 @@ class Policy:
     restart_most_seconds: float = 300.0
     steady_seconds: float = 600.0
     """An engine that ran for this long has no former crashes held against it."""
+    quarantine_crashes: int = 5
+    """So many crashes in a row of a model on a worker, and it is not placed there any more."""
+    trial_crashes: int = 2
+    """So many crashes of the first instance of a new revision, and the former one runs again."""
+    cordon_unhealthy: bool = False
+    """A worker with a GPU that its driver calls unhealthy takes nothing new at all, not even on its other GPUs."""
     reinspect_seconds: float = 15.0
     """A model whose files could not be used is looked at again after this time."""
+    patience_seconds: float = 0.5
+    """So long a model's instances wait for all workers that were asked about its files, so that they can be spread."""
+    scan_seconds: float = 1.0
+    """So often it is looked for workers that an unreachable or failed instance could go to."""
     brake_share: float = 0.5
     """When at least this share of the fleet (and more than one worker) is silent at once, nobody is evicted."""

@@ -4,7 +4,8 @@ from schemas.facts import ModelDegraded, ModelPending, ModelReady
 from schemas.ids import ModelId
 from schemas.reasons import OnItsWay, Reason
 from services.scheduler.domain.fleet import Fleet, Model, Status
-from services.scheduler.domain.instance import Downloading, Failed, Pending, Running, Scheduled, Starting, Unreachable
+from services.scheduler.domain.instance import Failed, Pending, Unreachable
+from services.scheduler.domain.rollout import rolled_back
 
 
 def status_of(fleet: Fleet, model_id: ModelId) -> Status | None:
@@ -12,22 +13,27 @@ def status_of(fleet: Fleet, model_id: ModelId) -> Status | None:
     wish = fleet.wishes[model_id]
     if wish.deleted:
         return None
-    running, on_its_way = 0, 0
+    counts = fleet.counts_of(model_id)
+    running = counts.get("running", 0)
+    on_its_way = counts.get("scheduled", 0) + counts.get("downloading", 0) + counts.get("starting", 0)
     reasons: list[Reason] = []
-    for instance in sorted(fleet.instances_of(model_id), key=lambda i: i.id):
-        match instance.state:
-            case Running():
-                running += 1
-            case Scheduled() | Downloading() | Starting():
-                on_its_way += 1
-            case Pending(explained=False):
-                return None
-            case Pending(reasons=why) | Failed(reasons=why) | Unreachable(reasons=why):
-                reasons.extend(reason for reason in why if reason not in reasons)
-            case _:
-                pass
+    if any(counts.get(kind) for kind in ("pending", "failed", "unreachable")):
+        told: list[tuple[Reason, ...]] = []
+        for instance in fleet.instances_of(model_id):
+            match instance.state:
+                case Pending(explained=False):
+                    return None
+                case Pending(reasons=why) | Failed(reasons=why) | Unreachable(reasons=why):
+                    if not any(why is before or why == before for before in told):  # many wait for the same
+                        reasons += why if not told else [reason for reason in why if reason not in reasons]
+                        told.append(why)
+                case _:
+                    pass
     wanted = wish.spec.replicas
-    if running >= wanted:
+    back = rolled_back(fleet, model_id)
+    if back is not None:
+        reasons.insert(0, back)
+    if running >= wanted and back is None:
         return Status("ready", wish.generation, running, running, ())
     if running + on_its_way == 0:
         return Status("pending", wish.generation, wanted, 0, tuple(reasons))

@@ -45,7 +45,7 @@ async def test_explain_tells_every_objection_with_its_numbers_and_what_would_hel
         "",
         "huge-0 is pending since <age>: no worker takes it.",
         "WORKER  OBJECTION  WHO ACTS  WHY",
-        "worker-0  not_enough_ram  nobody: wait  needs 16.3 GiB of RAM, 7.7 GiB of 8.0 GiB are free",
+        "worker-0  not_enough_ram  operator  needs 16.3 GiB of RAM, 7.7 GiB of 8.0 GiB are free",
         "What would help:",
         "  - with --ctx-size=4194304 it fits",
     ]
@@ -74,6 +74,7 @@ async def test_explain_tells_where_an_instance_runs(fleet: Fleet) -> None:
         "tinychat is ready: 1 of 1 instance running.",
         "",
         "tinychat-0 is running since <age>: worker-0 at 127.0.0.1:<port>, attempt 1, with 262 MiB of RAM promised.",
+        "  It was the only worker that could take it.",
     ]
 
 
@@ -101,7 +102,9 @@ async def test_json_is_what_the_rest_api_says(fleet: Fleet) -> None:
         fleet.run("version", "--json"),
     )
     assert ps.json == {"models": models, "instances": instances}
-    assert explain.json == {"model": model, "instances": mine}
+    placement = await fleet.client.get("/v2/models/tinychat/placement")
+    assert explain.json | {"placement": None} == {"model": model, "instances": mine, "placement": None}
+    assert explain.json["placement"] | {"as_of": 0} == placement | {"as_of": 0}
     assert machines.json == workers
     assert timeline.json == await fleet.client.get(f"/v2/model-instances/{name}/timeline")
     assert logs.json == await fleet.client.get(f"/v2/model-instances/{name}/logs?tail=3")

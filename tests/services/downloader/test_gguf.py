@@ -46,6 +46,16 @@ TINYCHAT_HEADER = GgufHeader(
     block_count=4,
     head_count_kv=2,
     head_size=32,
+    value_size=32,
+    head_count=4,
+    embedding_length=128,
+    vocabulary_size=1024,
+    attention_blocks=None,
+    windowed_blocks=0,
+    window=None,
+    state_bytes=None,
+    block_bytes=4 * (196_608 * 2 + 2 * 128 * 4),  # matrices in f16, two norms in f32
+    is_adapter=False,
     pooling_type=None,
     file_type=1,
     split_no=0,
@@ -139,6 +149,107 @@ def test_numbers_may_have_any_width() -> None:
 
 def test_a_merged_file_whose_split_count_was_left_at_0_is_not_split() -> None:
     assert header_of(a_gguf({**A_LLAMA, "split.count": u32(0)})).split_count == 1
+
+
+def test_of_the_tensors_the_blocks_are_weighed_by_themselves() -> None:
+    tensors = [
+        Tensor("token_embd.weight", (64, 100)),
+        Tensor("blk.0.attn_q.weight", (64, 8), offset=12_800),
+        Tensor("blk.12.attn_q.weight", (64, 8), offset=13_824),
+        Tensor("output_blk.0.weight", (64, 8), offset=14_848),
+    ]
+    header = header_of(a_gguf(tensors=tensors))
+    assert (header.block_bytes, header.vocabulary_size) == (2 * 64 * 8 * 2, 100)
+
+
+def test_blocks_of_an_unknown_type_weigh_nobody_knows_what() -> None:
+    assert header_of(a_gguf(tensors=[Tensor("blk.0.a", type=999), Tensor("output", offset=512)])).block_bytes is None
+    assert header_of(a_gguf(tensors=[Tensor("blk.0.a"), Tensor("output", type=999, offset=512)])).block_bytes == 512
+
+
+def test_embeddings_of_one_dimension_have_no_vocabulary() -> None:
+    assert header_of(a_gguf(tensors=[Tensor("token_embd.weight", (64,))])).vocabulary_size is None
+
+
+def per_block(kind: str, **keys: Typed) -> dict[str, Typed]:
+    named = {f"{kind}.{key.replace('__', '.')}": value for key, value in keys.items()}
+    return {"general.architecture": text(kind), f"{kind}.block_count": u32(12), **named}
+
+
+def bools(*truths: bool) -> Typed:
+    return array(*[Typed(BOOL, bytes([truth])) for truth in truths], type=BOOL)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "attention_blocks"),
+    [
+        (per_block("llama"), None),
+        (per_block("granitehybrid", attention__head_count_kv=array(*[u32(0)] * 10, u32(8), u32(8))), 2),
+        (per_block("openelm", attention__head_count_kv=array(u32(0), u32(8))), None),
+        (per_block("qwen35", full_attention_interval=u32(6)), 2),
+        (per_block("qwen3next"), 3),
+        (per_block("bert"), 0),
+        (per_block("mamba"), 0),
+    ],
+)
+def test_hybrids_and_encoders_keep_keys_and_values_in_few_blocks_or_none(
+    metadata: dict[str, Typed], attention_blocks: int | None
+) -> None:
+    assert header_of(a_gguf(metadata)).attention_blocks == attention_blocks
+
+
+WINDOW = {"attention__sliding_window": u32(1024)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "windowed_blocks", "window"),
+    [
+        (per_block("llama"), 0, None),
+        (per_block("gemma3"), 0, None),
+        (per_block("gemma3", **WINDOW), 10, 1024),
+        (per_block("gemma3", **WINDOW, attention__sliding_window_pattern=u32(4)), 9, 1024),
+        (per_block("mimo2", **WINDOW, attention__sliding_window_pattern=bools(*[True, True, False] * 4)), 8, 1024),
+        (per_block("gemma2", **WINDOW), 6, 1024),
+        (per_block("phi3", **WINDOW), 0, 1024),
+        (per_block("gemma3", attention__sliding_window=u32(0)), 0, None),
+    ],
+)
+def test_a_window_is_that_of_some_blocks(metadata: dict[str, Typed], windowed_blocks: int, window: int | None) -> None:
+    header = header_of(a_gguf(metadata))
+    assert (header.windowed_blocks, header.window) == (windowed_blocks, window)
+
+
+SSM = {
+    "ssm__conv_kernel": u32(4),
+    "ssm__inner_size": u32(4096),
+    "ssm__state_size": u32(128),
+    "ssm__group_count": u32(16),
+}
+STATE = (3 * (4096 + 2 * 16 * 128) + 128 * 4096) * 4
+
+
+@pytest.mark.parametrize(
+    ("metadata", "state_bytes"),
+    [
+        (per_block("llama"), None),
+        (per_block("qwen3next", **SSM), 9 * STATE),
+        (per_block("mamba2", **SSM), 12 * STATE),
+        (per_block("falcon-h1", **SSM), 12 * STATE),
+        (per_block("rwkv7"), None),
+    ],
+)
+def test_recurrent_blocks_keep_a_state(metadata: dict[str, Typed], state_bytes: int | None) -> None:
+    assert header_of(a_gguf(metadata)).state_bytes == state_bytes
+
+
+def test_a_state_that_cannot_be_is_not_there() -> None:
+    huge = {name: u64(2**53) for name in SSM}
+    assert header_of(a_gguf(per_block("mamba", **huge))).state_bytes is None
+
+
+def test_an_adapter_says_that_it_is_one() -> None:
+    assert header_of(a_gguf({**A_LLAMA, "general.type": text("adapter")})).is_adapter
+    assert not header_of(a_gguf({**A_LLAMA, "general.type": text("model")})).is_adapter
 
 
 # How long the file must be

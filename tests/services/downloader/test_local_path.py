@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.asks import ModelInspection
+from schemas.asks import InspectModel, ModelInspection
 from schemas.models import LocalPath, ModelWeights
 from schemas.reasons import (
     InspectionFailed,
@@ -20,7 +20,8 @@ from schemas.reasons import (
     Reason,
     WeightsUnknown,
 )
-from services.downloader.adapters.local_path import inspect_local_path
+from services.downloader.adapters.local_path import inspect_model
+from services.downloader.domain.short_config import MAX_BYTES, short_config
 from tests.services.downloader.files import (
     A_CONFIG,
     A_LLAMA,
@@ -29,6 +30,7 @@ from tests.services.downloader.files import (
     SECOND_OF_TWO,
     TINYCHAT,
     WHOLE,
+    Tensor,
     a_gguf,
     a_safetensors,
     a_shard,
@@ -42,7 +44,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def inspect(path: Path | str, *allowed_roots: Path) -> ModelInspection:
-    return inspect_local_path(LocalPath(path=str(path)), allowed_roots)
+    return inspect_model(InspectModel(source=LocalPath(path=str(path))), allowed_roots)
 
 
 def weights_of(path: Path) -> ModelWeights:
@@ -76,8 +78,13 @@ def test_a_gguf_file_is_what_its_header_says_and_weighs_what_it_has() -> None:
             architecture="llama",
             context_length=4096,
             layers=4,
+            hidden_size=128,
+            attention_heads=4,
             kv_heads=2,
             head_size=32,
+            value_size=32,
+            vocabulary_size=1024,
+            layer_bytes=1_576_960,
             categories=("llm",),
         )
     )
@@ -208,6 +215,29 @@ def test_a_directory_without_weights_weighs_nobody_knows_what(tmp_path: Path) ->
     assert inspect(tmp_path) == because(WeightsUnknown(path=str(tmp_path)))
 
 
+def test_where_a_shard_has_blocks_of_an_unknown_type_they_weigh_nobody_knows_what(tmp_path: Path) -> None:
+    place = {"split.no": u32(1), "split.count": u32(2)}
+    write(
+        tmp_path,
+        {
+            "m-00001-of-00002.gguf": a_shard(1, 2),
+            "m-00002-of-00002.gguf": a_gguf(place, [Tensor("blk.1.attn_q.weight", type=999)]),
+        },
+    )
+    assert weights_of(tmp_path / "m-00001-of-00002.gguf").layer_bytes is None
+
+
+def test_a_window_is_answered_with_its_layers(tmp_path: Path) -> None:
+    metadata = {
+        "general.architecture": text("gemma3"),
+        "gemma3.block_count": u32(12),
+        "gemma3.attention.sliding_window": u32(1024),
+    }
+    write(tmp_path, {"m.gguf": a_gguf(metadata)})
+    weights = weights_of(tmp_path / "m.gguf")
+    assert (weights.layers, weights.windowed_layers, weights.window) == (12, 10, 1024)
+
+
 # Directories of safetensors
 
 
@@ -217,6 +247,7 @@ def test_a_safetensors_directory_is_what_its_config_says_and_weighs_what_its_fil
             format="safetensors",
             weight_bytes=1_841_368,
             files=(str(TINYCHAT / "model.safetensors"),),
+            config=short_config((TINYCHAT / "config.json").read_bytes()),
             architecture="LlamaForCausalLM",
             context_length=4096,
             layers=4,
@@ -335,6 +366,210 @@ def test_an_encoder_is_for_embeddings(tmp_path: Path) -> None:
 def test_a_safetensors_file_is_answered_with_its_directory() -> None:
     path = TINYCHAT / "model.safetensors"
     assert inspect(path) == invalid(path, "give the directory that holds it and its config.json")
+
+
+def test_a_model_of_sentence_transformers_embeds_whatever_its_kind(tmp_path: Path) -> None:
+    write(tmp_path, a_model(modules__json=[]))
+    assert weights_of(tmp_path).categories == ("embedding",)
+    write(tmp_path, {"config.json": {**A_CONFIG, "architectures": ["BertForSequenceClassification"]}})
+    assert weights_of(tmp_path).categories == ("unknown",)
+
+
+def test_a_config_is_answered_short_however_long_it_is(tmp_path: Path) -> None:
+    labels = {str(number): f"LABEL_{number}" for number in range(100_000)}
+    write(tmp_path, a_model(config__json={**A_CONFIG, "id2label": labels, "layer_types": ["full_attention"] * 48}))
+    answer = inspect(tmp_path)
+    assert answer.weights is not None
+    assert answer.weights.config == {**A_CONFIG, "layer_types": ["full_attention"] * 48}
+    assert len(answer.model_dump_json()) < 2 * MAX_BYTES
+
+
+# Pipelines of diffusers
+
+
+def a_pipeline(**changes: bytes | object | None) -> Mapping[str, Mapping[str, bytes | object]]:
+    """Directory → its files; a part that is None is left out."""
+    parts = {
+        ".": {
+            "model_index.json": {
+                "_class_name": "FluxPipeline",
+                "_diffusers_version": "0.30.0",
+                "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "image_encoder": [None, None],
+                "transformer": ["diffusers", "FluxTransformer2DModel"],
+            },
+            "flux1-dev.safetensors": a_safetensors(),
+        },
+        "scheduler": {"scheduler_config.json": {}},
+        "text_encoder": {
+            "config.json": A_CONFIG,
+            "model.safetensors": a_safetensors(),
+            "model.fp16.safetensors": a_safetensors(),
+        },
+        "transformer": {
+            "config.json": {},
+            "diffusion_pytorch_model.safetensors.index.json": {
+                "weight_map": {"w": "b.safetensors", "v": "a.safetensors"}
+            },
+            "a.safetensors": a_safetensors(),
+            "b.safetensors": a_safetensors(),
+            "c.safetensors": a_safetensors(),
+        },
+    } | changes
+    return {name: files for name, files in parts.items() if isinstance(files, Mapping)}
+
+
+def write_pipeline(directory: Path, pipeline: Mapping[str, Mapping[str, bytes | object]]) -> Path:
+    for part, files in pipeline.items():
+        write(directory / part, files)
+    return directory
+
+
+def test_a_pipeline_weighs_what_its_parts_weigh(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, a_pipeline())
+    names = ("text_encoder/model.safetensors", "transformer/a.safetensors", "transformer/b.safetensors")
+    assert inspect(path) == ModelInspection(
+        weights=ModelWeights(
+            format="safetensors",
+            weight_bytes=3 * len(a_safetensors()),
+            files=tuple(str(path / name) for name in names),
+            config={"_class_name": "FluxPipeline", "image_encoder": [None, None]},
+            architecture="FluxPipeline",
+            categories=("image",),
+        )
+    )
+
+
+def test_a_part_that_has_only_a_variant_is_that_variant(tmp_path: Path) -> None:
+    only = {"model.fp16.safetensors": a_safetensors()}
+    path = write_pipeline(tmp_path, a_pipeline(text_encoder=only))
+    assert weights_of(path).files[0] == str(path / "text_encoder" / "model.fp16.safetensors")
+
+
+def test_parts_and_shards_of_a_pipeline_that_are_not_there_are_named(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, a_pipeline(scheduler=None, text_encoder=None))
+    assert inspect(path) == incomplete(path, "scheduler", "text_encoder")
+    write_pipeline(tmp_path, a_pipeline())
+    (path / "transformer" / "b.safetensors").unlink()
+    assert inspect(path) == incomplete(path / "transformer", "b.safetensors")
+
+
+def test_a_pipeline_without_weights_weighs_nobody_knows_what(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, a_pipeline(text_encoder={"model.bin": b""}, transformer={"model.bin": b""}))
+    assert inspect(path) == because(WeightsUnknown(path=str(path)))
+
+
+def test_a_part_that_is_no_directory_or_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path / "m", a_pipeline(scheduler=None))
+    (path / "scheduler").write_bytes(b"")
+    assert inspect(path) == invalid(path / "scheduler", "it is no directory")
+    (path / "scheduler").unlink()
+    (path / "scheduler").symlink_to("../elsewhere")
+    write(tmp_path / "elsewhere", {})
+    assert inspect(path, path) == because(PathNotAllowed(path=str(path / "scheduler")))
+
+
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        (b"[]", "it is not a JSON object"),
+        ({}, "_class_name is not a name"),
+        ({"_class_name": "a/b"}, "_class_name is not a name"),
+        ({"_class_name": "P", "../x": ["a", "b"]}, "its part '../x' is not a directory beside it"),
+        ({"_class_name": "P", **{f"p{n}": ["a", "b"] for n in range(65)}}, "it names 65 parts"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_true_is_refused(tmp_path: Path, index: object, problem: str) -> None:
+    write(tmp_path, {"model_index.json": index})
+    assert inspect(tmp_path) == invalid(tmp_path / "model_index.json", problem)
+
+
+# What is loaded beside a model
+
+AN_ADAPTER: Mapping[str, bytes | object] = {
+    "adapter_config.json": {"peft_type": "LORA", "r": 16},
+    "adapter_model.safetensors": a_safetensors(),
+}
+
+
+def inspect_all(model: Path, *adapters: Path, draft: Path | None = None) -> ModelInspection:
+    return inspect_model(
+        InspectModel(
+            source=LocalPath(path=str(model)),
+            adapters=tuple(LocalPath(path=str(adapter)) for adapter in adapters),
+            draft=LocalPath(path=str(draft)) if draft else None,
+        ),
+        (),
+    )
+
+
+def test_adapters_and_a_draft_weigh_beside_the_model(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "1", AN_ADAPTER), write(tmp_path / "2", AN_ADAPTER)
+    weights = weights_of(TINYCHAT)
+    assert inspect_all(TINYCHAT, first, second, draft=TINYCHAT) == ModelInspection(
+        weights=weights.model_copy(update={"lora_bytes": 2 * len(a_safetensors()), "draft_bytes": weights.weight_bytes})
+    )
+
+
+def test_a_gguf_adapter_is_one_file(tmp_path: Path) -> None:
+    adapter = a_gguf({**A_LLAMA, "general.type": text("adapter")})
+    write(tmp_path, {"lora.gguf": adapter})
+    found = inspect_all(WHOLE, tmp_path / "lora.gguf")
+    assert found.weights is not None
+    assert found.weights.lora_bytes == len(adapter)
+    assert inspect(tmp_path / "lora.gguf") == invalid(tmp_path / "lora.gguf", "it is an adapter, not a model")
+    assert inspect_all(WHOLE, WHOLE) == invalid(WHOLE, "it is a model, not an adapter")
+
+
+def test_a_draft_in_shards_weighs_all_of_them() -> None:
+    found = inspect_all(WHOLE, draft=FIRST_OF_TWO)
+    assert found.weights is not None
+    assert found.weights.draft_bytes == 1_081_856 + 790_208
+
+
+def test_every_one_that_is_unusable_is_objected_to(tmp_path: Path) -> None:
+    bare = write(tmp_path / "bare", {"adapter_config.json": {}})
+    short = write(tmp_path / "short", {**AN_ADAPTER, "adapter_model.safetensors": a_safetensors()[:-1]})
+    gone = tmp_path / "gone"
+    assert inspect_all(tmp_path / "model", bare, short, WHOLE, draft=gone) == because(
+        ModelNotFound(path=str(tmp_path / "model")),
+        ModelFilesIncomplete(path=str(bare), missing=("adapter_model.safetensors",)),
+        ModelFileTruncated(
+            path=str(short / "adapter_model.safetensors"),
+            expected_bytes=len(a_safetensors()),
+            actual_bytes=len(a_safetensors()) - 1,
+        ),
+        ModelFileInvalid(path=str(WHOLE), problem="it is a model, not an adapter"),
+        ModelNotFound(path=str(gone)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (b"{", "it is not JSON"),
+        ([], "it is not a JSON object"),
+        ({"peft_type": "IA3"}, "it is a 'IA3' adapter, not LoRA"),
+        ({"peft_type": 1}, "it is a '1' adapter, not LoRA"),
+    ],
+)
+def test_what_is_no_lora_adapter_is_refused(tmp_path: Path, config: object, problem: str) -> None:
+    adapter = write(tmp_path, {**AN_ADAPTER, "adapter_config.json": config})
+    assert inspect_all(WHOLE, adapter) == invalid(adapter / "adapter_config.json", problem)
+
+
+def test_an_adapter_lies_where_models_may(tmp_path: Path) -> None:
+    adapter = write(tmp_path / "adapter", AN_ADAPTER)
+    question = InspectModel(source=LocalPath(path=str(WHOLE)), adapters=(LocalPath(path=str(adapter)),))
+    assert inspect_model(question, (MODELS,)) == because(PathNotAllowed(path=str(adapter)))
+
+
+@pytest.mark.parametrize("name", AN_ADAPTER)
+def test_of_an_adapter_what_is_no_file_is_never_opened(tmp_path: Path, name: str) -> None:
+    adapter = write(tmp_path, {other: content for other, content in AN_ADAPTER.items() if other != name})
+    os.mkfifo(adapter / name)
+    assert inspect_all(WHOLE, adapter) == invalid(adapter / name, "it is a pipe")
 
 
 # Paths

@@ -6,7 +6,7 @@ The world here lies as real ones do: workers vanish and return, reports come lat
 import os
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -50,6 +50,7 @@ from services.scheduler.domain.instance import (
     Stopping,
     Unreachable,
 )
+from services.scheduler.domain.placement import Refused, place
 from services.scheduler.domain.policy import Policy
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
@@ -275,6 +276,8 @@ def live(history: list[tuple[Callable[[World, int], None], int]]) -> World:
     for step, number in history:
         step(world, number)
         check_claims(world.core.fleet)
+        check_machines(world.core.fleet)
+        check_nobody_is_overlooked(world.core)
     world.dies_after = None
     return world
 
@@ -286,6 +289,28 @@ def check_claims(fleet: Fleet) -> None:
         assert sum(claim.claim.ram for claim in claims) <= worker.inventory.memory_total
         for gpu in worker.inventory.gpus:
             assert sum(claim.claim.vram.get(gpu.index, 0) for claim in claims) <= gpu.memory_total
+
+
+def check_machines(fleet: Fleet) -> None:
+    """What placement sees is what the log adds up to."""
+    fresh = replace(fleet)
+    assert len(fleet.machines) == len(fleet.workers)
+    for machine in fresh.machines:
+        machine.downloader_alive = True
+    for machine in fleet.machines:
+        assert fresh.machines.get(machine.id) == replace(machine, downloader_alive=True)
+
+
+def check_nobody_is_overlooked(core: Core) -> None:
+    """A pending instance that placement would place was not looked at when it should have been, and what it was told holds."""
+    for instance in core.fleet.instances.values():
+        if isinstance(instance.state, Pending):
+            request = core.placing.request_for(instance.model_id)
+            answer = place(request, list(core.fleet.machines))
+            assert isinstance(answer, Refused), (instance, answer)
+            told = {(reason.worker_id, reason.code) for reason in instance.state.reasons}
+            assert told == {(reason.worker_id, reason.code) for reason in answer.reasons}, instance
+            assert instance.state.closest in {None, *core.fleet.workers}
 
 
 def check_nothing_is_half_done(fleet: Fleet) -> None:
@@ -574,7 +599,7 @@ def test_the_check_finds_a_promise_that_is_too_large() -> None:
     world.wish(ModelCreated(model_id=MODELS[0], spec=spec("a", 1)))
     claim = next(iter(world.core.fleet.claims.values()))
     bigger = claim.claim.model_copy(update={"ram": 100 * GIB})
-    world.core.fleet.claims["x"] = type(claim)(claim.instance_id, 99, claim.worker_id, bigger)
+    world.core.fleet.open_claim(replace(claim, attempt=99, claim=bigger))
 
     with pytest.raises(AssertionError):
         check_claims(world.core.fleet)

@@ -25,6 +25,8 @@ CODES: Final = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
+OWN_CODES: Final = {"extra_forbidden": "unknown_field", "duplicate_name": "duplicate_name"}
+"""What is wrong with a field, where that has a code of its own."""
 PLACES: Final = frozenset({"body", "query", "header", "path"})
 """Where FastAPI says that a field was; the field's name is enough."""
 
@@ -99,7 +101,7 @@ def install(app: FastAPI, routes: Sequence[Route]) -> None:
             for each in error.errors()
         ]
         first = errors[0]
-        code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_request"
+        code = OWN_CODES.get(first["type"], "invalid_request")
         message = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
         return problem(request, 422, code, message, field=first["field"] or None, errors=errors)
 

@@ -2,14 +2,15 @@
 
 import posixpath
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from kernel.errors import Refused
 from schemas.ids import NAME_PATTERN
-from schemas.models import Category, LocalPath, ModelSpec
-from services.api.domain.models import BACKENDS
+from schemas.models import Backend, Category, LocalPath, ModelSpec
+from schemas.wanted import wanted_of
+from services.api.domain.models import written_as
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Label = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -42,6 +43,29 @@ class Body(BaseModel):
 
 class GpuSelectorFields(Body):
     gpu_ids: Annotated[list[Text], Field(max_length=256, examples=[["worker-1:cuda:0"]])] = []
+    gpus_per_replica: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
+
+
+class LoraFields(Body):
+    lora_name: Name
+    source: Literal["local_path"] = "local_path"
+    local_path: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class SpeculationFields(Body):
+    algorithm: Literal["draft_model", "eagle3", "mtp", "ngram"]
+    source: Literal["local_path"] | None = None
+    local_path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Of the draft model."""
+    draft_tokens: Annotated[int, Field(ge=1, le=64, strict=True)] | None = None
+
+
+Size = Annotated[int, Field(ge=0, le=2**60, strict=True)]
+
+
+class ClaimFields(Body):
+    vram: Size | None = None
+    ram: Size | None = None
 
 
 class ModelFields(Body):
@@ -49,7 +73,7 @@ class ModelFields(Body):
     replicas: Replicas = 1
     source: Literal["local_path"] = "local_path"
     local_path: Annotated[str, Field(min_length=1, max_length=4096, examples=["/models/qwen3-8b-q4_k_m.gguf"])]
-    backend: Literal["llama.cpp"] = "llama.cpp"
+    backend: Backend = "llama.cpp"
     backend_version: Annotated[Text, Field(max_length=64)] | None = None
     backend_parameters: Annotated[list[Argument], Field(max_length=256, examples=[["--ctx-size=4096"]])] = []
     env: Annotated[dict[EnvName, Argument], Field(max_length=256)] = {}
@@ -57,6 +81,14 @@ class ModelFields(Body):
     placement_strategy: Literal["spread", "binpack"] = "spread"
     worker_selector: Annotated[dict[Label, Label], Field(max_length=64)] = {}
     gpu_selector: GpuSelectorFields | None = None
+    distributed_inference_across_workers: bool = True
+    cpu_offloading: bool = False
+    packed: bool = False
+    lora_list: Annotated[list[LoraFields], Field(max_length=32)] = []
+    speculative_config: SpeculationFields | None = None
+    image_name: Annotated[Text, Field(min_length=1, max_length=512)] | None = None
+    run_command: Annotated[Text, Field(min_length=1)] | None = None
+    claim_override: ClaimFields | None = None
     restart_on_error: bool = True
     start_timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 900.0
 
@@ -86,10 +118,31 @@ class ModelFields(Body):
                 raise ValueError(f"{name} would break isolation and is not allowed")
         return env
 
+    @model_validator(mode="after")
+    def _fits_the_backend(self) -> Self:
+        if self.backend == "Custom" and self.image_name is None:
+            raise ValueError("the backend Custom needs an image_name")
+        if self.backend not in ("vLLM", "SGLang", "MindIE") and (self.lora_list or self.speculative_config):
+            raise ValueError(f"{self.backend} takes neither lora_list nor speculative_config")
+        return self
+
     def spec(self, name: str) -> ModelSpec:
-        """Raises Refused (model_too_large)."""
-        fields = self.model_dump(exclude={"source", "local_path", "name"})
-        spec = ModelSpec.model_validate(fields | {"name": name, "source": LocalPath(path=self.local_path)})
+        """Raises Refused (model_too_large, and the codes of what contradicts itself: parameter_invalid …)."""
+        fields = self.model_dump(exclude={"source", "local_path", "name", "lora_list", "speculative_config"})
+        spec = ModelSpec.model_validate(
+            fields
+            | {
+                "name": name,
+                "source": LocalPath(path=self.local_path),
+                "lora_list": [
+                    {"lora_name": lora.lora_name, "source": LocalPath(path=lora.local_path)} for lora in self.lora_list
+                ],
+                "speculative_config": _speculation(self.speculative_config),
+            }
+        )
+        for problem in wanted_of(spec).problems:
+            numbers = problem.model_dump(mode="json", exclude={"code", "worker_id", "field"})
+            raise Refused(problem.code, problem.sentence(), field=getattr(problem, "field", None), **numbers)
         size = len(spec.model_dump_json().encode())
         if size > MOST_BYTES:
             raise Refused(
@@ -118,15 +171,35 @@ class ChangeModel(Body):
     placement_strategy: Literal["spread", "binpack"] | None = None
     worker_selector: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
     gpu_selector: GpuSelectorFields | None = None
+    distributed_inference_across_workers: bool | None = None
+    cpu_offloading: bool | None = None
+    packed: bool | None = None
+    lora_list: Annotated[list[LoraFields], Field(max_length=32)] | None = None
+    speculative_config: SpeculationFields | None = None
+    image_name: Annotated[Text, Field(min_length=1, max_length=512)] | None = None
+    run_command: Annotated[Text, Field(min_length=1)] | None = None
+    claim_override: ClaimFields | None = None
     restart_on_error: bool | None = None
     start_timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] | None = None
 
     def over(self, spec: ModelSpec) -> ModelSpec:
         """The whole new wish, checked like a new one. Raises pydantic's ValidationError."""
-        before = spec.model_dump(exclude={"source"}) | {"local_path": spec.source.path}
+        before = written_as(spec)
         given = self.model_dump(exclude_unset=True)
         after = CreateModel.model_validate(before | given)
         return after.spec(after.name)
 
 
-assert set(BACKENDS) == {"llama.cpp"}  # noqa: S101 - the Literal above lists the same
+class ChangeWorker(Body):
+    """What operators want of a worker; what is left out stays."""
+
+    labels: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
+    """All of them: these replace the former ones."""
+    cordoned: bool | None = None
+
+
+def _speculation(fields: SpeculationFields | None) -> dict[str, Any] | None:
+    if fields is None:
+        return None
+    draft = LocalPath(path=fields.local_path) if fields.local_path is not None else None
+    return {"algorithm": fields.algorithm, "draft_model": draft, "draft_tokens": fields.draft_tokens}

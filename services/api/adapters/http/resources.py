@@ -15,9 +15,11 @@ from kernel.telemetry import traceparent_of
 from schemas.asks import LogLines, TailLog
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
+from schemas.placements import PlacementAnswer, PlacementQuestion
 from schemas.subjects import ask
-from services.api.adapters.http.requests import ChangeModel, CreateModel
+from services.api.adapters.http.requests import ChangeModel, ChangeWorker, CreateModel
 from services.api.adapters.http.respond import json_response
+from services.api.adapters.placements import Placements
 from services.api.adapters.reader import Document, Reader, spec_document
 from services.api.adapters.writer import Caller, Writer, Written, command_id
 
@@ -32,6 +34,7 @@ CHANGE_TRIES = 5
 
 def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus) -> APIRouter:
     router = APIRouter(prefix="/v2")
+    placements = Placements(reader, bus)
 
     async def wait(min_seq: str | None) -> None:
         if min_seq is None:
@@ -126,9 +129,37 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
 
         return written(await writer.once(caller, model, lambda: over_the_newest(model, if_match, delete)), 200)
 
+    @router.get("/models/{model}/placement", summary="Why its instances are where they are, or nowhere")
+    async def model_placement(model: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return json_response(await placements.of_model(model))
+
+    @router.delete("/models/{model}/quarantine", summary="Try it again on workers where its engine crashed")
+    async def clear_quarantine(  # pyright: ignore[reportUnusedFunction]
+        request: Request,
+        model: str,
+        worker: Annotated[str | None, Query(description="On this one only (id or name).")] = None,
+    ) -> Response:
+        caller = await caller_of(request, None)
+        worker_id = None if worker is None else WorkerId((await reader.worker(worker))["id"])
+
+        async def clear(model_id: ModelId, spec: ModelSpec, generation: int) -> Written:
+            return await writer.clear_quarantine(model_id, spec, worker_id, generation, caller)
+
+        return written(await over_the_newest(model, None, clear), 200)
+
     @router.get("/models/{model}/timeline", summary="Everything that happened to a model")
     async def model_timeline(model: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         return listed(await reader.timeline("model", (await reader.model(model))["id"]))
+
+    # -- what-if ---
+
+    @router.post(
+        "/placements",
+        summary="Would it run, where, and what would it take? Deploys nothing",
+        response_model=PlacementAnswer,
+    )
+    async def plan(body: PlacementQuestion) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return json_response(await placements.plan(body))
 
     # -- instances ---
 
@@ -193,6 +224,20 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
     async def get_worker(worker: str, min_seq: MinSeq = None) -> Response:  # pyright: ignore[reportUnusedFunction]
         await wait(min_seq)
         return json_response(await reader.worker(worker))
+
+    @router.patch("/workers/{worker}", summary="Label a worker, cordon it, uncordon it")
+    async def change_worker(request: Request, worker: str, body: ChangeWorker) -> Response:  # pyright: ignore[reportUnusedFunction]
+        found = await reader.worker(worker)
+        caller = await caller_of(request, None)
+        return written(await writer.change_worker(WorkerId(found["id"]), body.labels, body.cordoned, caller), 200)
+
+    @router.post(
+        "/workers/{worker}/drain",
+        summary="Empty a worker: its instances are replaced elsewhere, each stopped when another one runs",
+    )
+    async def drain_worker(request: Request, worker: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        found = await reader.worker(worker)
+        return written(await writer.drain_worker(WorkerId(found["id"]), await caller_of(request, None)), 200)
 
     @router.delete("/workers/{worker}", summary="Forget a worker that is gone for good; its claims are void")
     async def remove_worker(request: Request, worker: str) -> Response:  # pyright: ignore[reportUnusedFunction]

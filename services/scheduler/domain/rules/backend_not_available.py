@@ -1,12 +1,14 @@
-"""The worker must be able to start the backend."""
+"""A worker without a container runtime starts only what is installed on it."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import BackendNotAvailable
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def backend_not_available(candidate: Candidate, spec: ModelSpec) -> BackendNotAvailable | None:
-    available = candidate.worker.inventory.backends
-    if spec.backend in available:
+def backend_not_available(candidate: Candidate) -> BackendNotAvailable | None:
+    inventory = candidate.machine.inventory
+    backend = candidate.request.spec.backend
+    if inventory.runtime != "process" or backend in inventory.backends:
         return None
-    return BackendNotAvailable(backend=spec.backend, available=tuple(sorted(available)))
+    return BackendNotAvailable(
+        worker_id=candidate.machine.id, backend=backend, available=tuple(sorted(inventory.backends))
+    )

@@ -1,9 +1,8 @@
 """Without a downloader no file can be checked or fetched."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import DownloaderSilent
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def downloader_silent(candidate: Candidate, _spec: ModelSpec) -> DownloaderSilent | None:
-    return None if candidate.downloader_alive else DownloaderSilent()
+def downloader_silent(candidate: Candidate) -> DownloaderSilent | None:
+    return None if candidate.machine.downloader_alive else DownloaderSilent(worker_id=candidate.machine.id)

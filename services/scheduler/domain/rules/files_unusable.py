@@ -3,14 +3,19 @@
 The reasons are the downloader's own (model_not_found, model_file_truncated …), or being_inspected before it has answered.
 """
 
-from schemas.models import ModelSpec
-from schemas.reasons import BeingInspected, ReasonBase
-from services.scheduler.domain.snapshot import Candidate
+from schemas.reasons import BeingInspected, ReasonBase, WeightsUnknown
+from services.scheduler.domain.candidate import Candidate
 
 
-def files_unusable(candidate: Candidate, _spec: ModelSpec) -> ReasonBase | None:
-    if candidate.worker.state != "ready" or not candidate.downloader_alive:
+def files_unusable(candidate: Candidate) -> ReasonBase | None:
+    machine, looked = candidate.machine, candidate.looked
+    if looked is not None and looked.reasons:
+        return looked.reasons[0].model_copy(update={"worker_id": machine.id})
+    estimate = candidate.estimate
+    if estimate is not None and estimate.weights.weight_bytes == 0 and estimate.wanted.vram_bytes is None:
+        return WeightsUnknown(worker_id=machine.id, path=candidate.request.spec.source.path)
+    if estimate is not None and (looked is not None or not candidate.request.must_look):
         return None
-    if candidate.inspection is None:
-        return BeingInspected()
-    return candidate.inspection.reasons[0] if candidate.inspection.reasons else None
+    if machine.state != "ready" or not machine.downloader_alive:
+        return None  # it can't be asked, which is said already
+    return BeingInspected(worker_id=machine.id)

@@ -1,11 +1,11 @@
 """A GPU selector that names none of this worker's GPUs rules the worker out."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import GpuNotSelected
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def gpu_not_selected(candidate: Candidate, spec: ModelSpec) -> GpuNotSelected | None:
-    if spec.gpu_selector is None or not spec.gpu_selector.gpu_ids or candidate.need is None or candidate.gpus:
+def gpu_not_selected(candidate: Candidate) -> GpuNotSelected | None:
+    selector = candidate.request.spec.gpu_selector
+    if candidate.request.selected is None or selector is None or candidate.gpus.ours:
         return None
-    return GpuNotSelected(wanted=spec.gpu_selector.gpu_ids)
+    return GpuNotSelected(worker_id=candidate.machine.id, wanted=selector.gpu_ids)

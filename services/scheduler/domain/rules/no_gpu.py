@@ -1,11 +1,8 @@
 """What needs a GPU needs a worker that has one."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import NoGpu
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def no_gpu(candidate: Candidate, _spec: ModelSpec) -> NoGpu | None:
-    if candidate.need is None or not candidate.need.vram_bytes or candidate.worker.inventory.gpus:
-        return None
-    return NoGpu()
+def no_gpu(candidate: Candidate) -> NoGpu | None:
+    return NoGpu(worker_id=candidate.machine.id) if candidate.needs_gpu and not candidate.machine.pools else None

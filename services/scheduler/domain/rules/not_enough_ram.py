@@ -1,16 +1,19 @@
 """RAM that is neither reserved nor promised must suffice."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import NotEnoughRam
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def not_enough_ram(candidate: Candidate, _spec: ModelSpec) -> NotEnoughRam | None:
-    need = candidate.need
-    if need is None or candidate.free_ram >= need.ram_bytes:
+def not_enough_ram(candidate: Candidate) -> NotEnoughRam | None:
+    if candidate.estimate is None:
+        return None
+    machine, layout = candidate.machine, candidate.layout
+    needed = candidate.estimate.ram_bytes if layout is None else layout.take.ram_bytes
+    if max(machine.ram_free, 0) >= needed or machine.ram_total <= 0:
         return None
     return NotEnoughRam(
-        needed_bytes=need.ram_bytes,
-        free_bytes=candidate.free_ram,
-        total_bytes=candidate.worker.inventory.memory_total,
+        worker_id=machine.id,
+        needed_bytes=needed,
+        free_bytes=max(machine.ram_free, 0),
+        total_bytes=machine.ram_total,
     )

@@ -1,19 +1,17 @@
-"""An instance on one GPU needs one GPU with enough free memory."""
+"""What the model needs of a GPU must be free there: on one, or on each of several."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import NotEnoughVram
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def not_enough_vram(candidate: Candidate, _spec: ModelSpec) -> NotEnoughVram | None:
-    need = candidate.need
-    if need is None or not need.vram_bytes or not candidate.gpus:
-        return None
-    roomiest = max(candidate.gpus, key=lambda gpu: candidate.free_vram[gpu.index])
-    if candidate.free_vram[roomiest.index] >= need.vram_bytes:
+def not_enough_vram(candidate: Candidate) -> NotEnoughVram | None:
+    short = candidate.shortage
+    if short is None or short.freest is None or short.short_of.free >= short.needed_bytes:
         return None
     return NotEnoughVram(
-        needed_bytes=need.vram_bytes,
-        largest_free_bytes=candidate.free_vram[roomiest.index],
-        largest_total_bytes=roomiest.memory_total,
+        worker_id=candidate.machine.id,
+        needed_bytes=short.needed_bytes,
+        largest_free_bytes=short.short_of.free,
+        largest_total_bytes=short.short_of.profile.memory_total,
+        gpus=short.gpus,
     )

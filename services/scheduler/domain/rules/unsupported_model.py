@@ -1,12 +1,13 @@
 """The backend must be able to read the files: llama.cpp reads GGUF and nothing else."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import UnsupportedModel
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def unsupported_model(candidate: Candidate, spec: ModelSpec) -> UnsupportedModel | None:
-    weights = candidate.inspection.weights if candidate.inspection else None
-    if weights is None or spec.backend != "llama.cpp" or weights.format == "gguf":
+def unsupported_model(candidate: Candidate) -> UnsupportedModel | None:
+    estimate = candidate.estimate
+    if estimate is None or candidate.request.spec.backend != "llama.cpp" or estimate.weights.format == "gguf":
         return None
-    return UnsupportedModel(detail=f"llama.cpp reads GGUF files, and these are {weights.format}")
+    return UnsupportedModel(
+        worker_id=candidate.machine.id, detail=f"llama.cpp reads GGUF files, and these are {estimate.weights.format}"
+    )

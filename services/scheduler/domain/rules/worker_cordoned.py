@@ -1,9 +1,12 @@
-"""A cordoned worker takes no new instances."""
+"""A cordoned worker takes no new instances; one with an unhealthy GPU is cordoned if so configured."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import WorkerCordoned
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def worker_cordoned(candidate: Candidate, _spec: ModelSpec) -> WorkerCordoned | None:
-    return WorkerCordoned() if candidate.operator.cordoned else None
+def worker_cordoned(candidate: Candidate) -> WorkerCordoned | None:
+    machine = candidate.machine
+    if not machine.cordoned:
+        return None
+    broken = [gpu.index for gpu in machine.gpus.values() if gpu.unhealthy is not None] if machine.held_back else []
+    return WorkerCordoned(worker_id=machine.id, unhealthy_gpus=tuple(broken))

@@ -1,11 +1,9 @@
 """Only a worker whose agent reports takes instances."""
 
-from schemas.models import ModelSpec
 from schemas.reasons import WorkerNotReady
-from services.scheduler.domain.snapshot import Candidate
+from services.scheduler.domain.candidate import Candidate
 
 
-def worker_not_ready(candidate: Candidate, _spec: ModelSpec) -> WorkerNotReady | None:
-    if candidate.worker.state == "ready":
-        return None
-    return WorkerNotReady(state=candidate.worker.state)
+def worker_not_ready(candidate: Candidate) -> WorkerNotReady | None:
+    machine = candidate.machine
+    return None if machine.state == "ready" else WorkerNotReady(worker_id=machine.id, state=machine.state)

@@ -1,0 +1,327 @@
+"""Placing the fleet's instances: requests made from what is folded, refusals kept, and who is looked at again when.
+
+A model's pending instances are alike: the first one that finds no place speaks for the others.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from schemas.facts import (
+    InstancePending,
+    InstanceScheduled,
+    ModelFileFailed,
+    ModelFileReady,
+    ModelFileWanted,
+    ModelInspected,
+    ModelQuarantined,
+    ModelQuarantineLifted,
+    WorkerRemoved,
+)
+from schemas.facts.base import Fact
+from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.models import Member, RunnerUp, Why
+from schemas.reasons import Reason, Suggestion
+from services.scheduler.domain.assignments import file_id_of
+from services.scheduler.domain.candidate import Candidate, Looked, Request
+from services.scheduler.domain.fleet import Fleet, Model, question_about
+from services.scheduler.domain.index import GpuIndex
+from services.scheduler.domain.instance import Instance
+from services.scheduler.domain.launching import launch_of
+from services.scheduler.domain.machines import Lifted
+from services.scheduler.domain.placement import (
+    RUNNERS_UP,
+    Placed,
+    Refused,
+    allows_gang,
+    best_of,
+    layout_of,
+    may_gang,
+    objections_to,
+    place,
+    wrong_with,
+)
+from services.scheduler.domain.rollout import revision_of
+from services.scheduler.domain.shapes import Layout
+from services.scheduler.domain.snapshot import Machine, copy_of
+from services.scheduler.domain.suggestions import OpenClaimOf, suggestions_for
+from services.scheduler.domain.waiting import WaitingModels
+
+LISTED: Final = 32
+"""Workers whose objections are stated; the others are counted. All of them are told to whoever asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A refusal as it goes into the log."""
+
+    reasons: tuple[Reason, ...]
+    closest: WorkerId | None
+    suggestions: tuple[Suggestion, ...]
+    unlisted: dict[str, int]
+
+    def fact(self, instance_id: InstanceId) -> InstancePending:
+        return InstancePending(
+            instance_id=instance_id,
+            reasons=self.reasons,
+            closest=self.closest,
+            suggestions=self.suggestions,
+            unlisted=self.unlisted,
+        )
+
+
+class Placing:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._requests: dict[ModelId, tuple[tuple[int, int], Request]] = {}
+        self._of_source: dict[str, set[ModelId]] = {}
+        self._index = GpuIndex(fleet.machines)
+        self.waiting = WaitingModels()
+
+    def request_for(self, model_id: ModelId) -> Request:
+        """What the model asks for, as it is wanted now. Kept, and brought up to date by `note`."""
+        wish = self._fleet.wishes[model_id]
+        spec, revision = revision_of(self._fleet, model_id)
+        known = self._requests.get(model_id)
+        if known is not None and known[0] == (wish.generation, revision):
+            return known[1]
+        if known is not None:
+            self._of_source[known[1].spec.source.model_dump_json()].discard(model_id)
+        source = spec.source
+        model = self._fleet.models.get(model_id, Model())
+        request = Request(
+            spec,
+            looked={
+                worker_id: Looked(inspection.weights, inspection.reasons)
+                for worker_id, inspection in model.inspections.items()
+                if inspection.question == question_about(spec)
+            },
+            model_id=model_id,
+            crashes=dict(model.quarantined),
+            files_on=self._fleet.workers_with(source),
+        )
+        self._requests[model_id] = ((wish.generation, revision), request)
+        self._of_source.setdefault(source.model_dump_json(), set()).add(model_id)
+        return request
+
+    def note(self, fact: Fact) -> None:
+        """Something about a model's files on a worker is not what it was."""
+        match fact:
+            case ModelInspected(model_id=model_id, worker_id=worker_id, weights=weights, reasons=reasons):
+                known = self._requests.get(model_id)
+                if known is not None and fact.question in (None, question_about(known[1].spec)):
+                    known[1].look(worker_id, Looked(weights, reasons))
+                    self._index.look_again(model_id, worker_id)
+            case (
+                ModelFileReady(file_id=file_id, worker_id=worker_id)
+                | ModelFileFailed(file_id=file_id, worker_id=worker_id)
+            ):
+                source = self._fleet.files[file_id].source
+                for model_id in self._of_source.get(source.model_dump_json(), ()):
+                    self._requests[model_id][1].files_on = self._fleet.workers_with(source)
+                    self._index.look_again(model_id, worker_id)
+            case ModelQuarantined(model_id=model_id, worker_id=worker_id, crashes=crashes):
+                known = self._requests.get(model_id)
+                if known is not None:
+                    known[1].crashes = dict(known[1].crashes) | {worker_id: crashes}
+                    self._index.look_again(model_id, worker_id)
+            case ModelQuarantineLifted(model_id=model_id, worker_ids=worker_ids):
+                known = self._requests.get(model_id)
+                if known is not None:
+                    known[1].crashes = {w: n for w, n in known[1].crashes.items() if w not in worker_ids}
+                    for worker_id in worker_ids:
+                        self._index.look_again(model_id, worker_id)
+            case WorkerRemoved(worker_id=worker_id):
+                for _, request in self._requests.values():
+                    request.forget(worker_id)
+            case _:
+                pass
+
+    def forget(self, model_id: ModelId) -> None:
+        known = self._requests.pop(model_id, None)
+        if known is not None:
+            self._of_source[known[1].spec.source.model_dump_json()].discard(model_id)
+        self._index.forget(model_id)
+        self.waiting.forget(model_id)
+
+    def find(self, model_id: ModelId, *, not_on: frozenset[WorkerId] = frozenset()) -> Placed | Refused:
+        """Anywhere: by the index where it knows, else by the specification."""
+        request = self.request_for(model_id)
+        if not_on:
+            request = _elsewhere(request, not_on)
+        placed = self._index.place(request, runners_up=RUNNERS_UP)
+        return placed if placed is not None else place(request, self._fleet.machines.in_order())
+
+    def find_on(
+        self, model_id: ModelId, workers: Iterable[WorkerId], *, not_on: frozenset[WorkerId] = frozenset()
+    ) -> Placed | Refused | None:
+        """The best of a few workers, when all others are known to object still.
+
+        None: these object, too, and what was stated of them holds. Refused: it does not hold.
+        """
+        request = self.request_for(model_id)
+        if wrong_with(request, self._fleet.machines.in_order()):
+            return self.find(model_id, not_on=not_on)
+        layouts: list[Layout] = []
+        again = False
+        for worker_id in workers:
+            machine = self._fleet.machines.get(worker_id)
+            if machine is None or worker_id in not_on:
+                continue
+            candidate = Candidate(request, machine)
+            reasons = objections_to(candidate)
+            if not reasons:
+                layouts.append(layout_of(candidate))
+            elif model_id in self.waiting:
+                again = self.waiting.update(model_id, worker_id, reasons) or again
+            again = again or may_gang(request, candidate)
+        if layouts:
+            return best_of(request, layouts)
+        return self.find(model_id, not_on=not_on) if again else None
+
+    def worth_asking(self, model_id: ModelId, most: int) -> list[WorkerId]:
+        """Workers to which nothing is objected but that nobody has looked at the files there, or that they were unusable."""
+        waiting = self.waiting.get(model_id)
+        if waiting is None:
+            return self._unknown_where_it_would_fit(model_id, most)
+        if waiting.author_only:
+            return []
+        askable = [
+            machine
+            for machine in self._fleet.machines
+            if waiting.blockers.get(machine.id) == (Lifted.FILES,)
+            and machine.state == "ready"
+            and machine.downloader_alive
+        ]
+        if len(askable) > most:  # the emptiest, as they would be chosen; of equally empty ones each model asks others
+            first = zlib.crc32(model_id.encode()) % len(askable)
+            askable = sorted([*askable[first:], *askable[:first]], key=lambda machine: machine.claims)
+        return [machine.id for machine in askable[:most]]
+
+    def _unknown_where_it_would_fit(self, model_id: ModelId, most: int) -> list[WorkerId]:
+        """Of a model that waits for nothing yet. None, while some worker is known to take it."""
+        request = self.request_for(model_id)
+        if not request.must_look:
+            return []
+        found: list[WorkerId] = []
+        for machine in self._fleet.machines:
+            if len(found) >= most:
+                break
+            if machine.state != "ready" or not machine.downloader_alive:
+                continue
+            reasons = objections_to(Candidate(request, machine))
+            if not reasons:
+                return []
+            if all(reason.code == "being_inspected" for reason in reasons):
+                found.append(machine.id)
+        return found
+
+    def refuse(self, model_id: ModelId, refused: Refused) -> Stated:
+        """Remember what the model waits for, and put it into words that fit into the log."""
+        request = self.request_for(model_id)
+        machines = self._fleet.machines.in_order()
+        suggestions = suggestions_for(request, machines, refused, self.claims_on)
+        listed = refused.workers[:LISTED]
+        unlisted = Counter(reason.code for worker in refused.workers[LISTED:] for reason in worker.reasons)
+        stated = Stated(
+            reasons=(*refused.request, *(reason for worker in listed for reason in worker.reasons)),
+            closest=refused.closest,
+            suggestions=suggestions,
+            unlisted=dict(sorted(unlisted.items())),
+        )
+        self.waiting.refused(model_id, refused, LISTED)
+        return stated
+
+    def freed(self) -> tuple[dict[ModelId, list[WorkerId] | None], frozenset[WorkerId]]:
+        """Whom what has changed since the last time concerns; and the workers on which something has."""
+        lifted, gone = self._fleet.machines.take_lifted()
+        return (self.waiting.freed_by(lifted, gone) if lifted or gone else {}), frozenset(lifted)
+
+    def facts(self, instance: Instance, placed: Placed) -> list[Fact]:
+        """The files that it needs there, and its place."""
+        wish = self._fleet.wishes[instance.model_id]
+        spec, revision = revision_of(self._fleet, instance.model_id)
+        facts: list[Fact] = []
+        members: list[Member] = []
+        for rank, each in enumerate(placed.places):
+            file_id = file_id_of(spec.source, None, each.worker_id)
+            file = self._fleet.files.get(file_id)
+            if file is None or file.state == "failed":
+                facts.append(ModelFileWanted(file_id=file_id, worker_id=each.worker_id, source=spec.source))
+            members.append(
+                Member(
+                    worker_id=each.worker_id,
+                    address=each.address,
+                    rank=rank,
+                    accelerator=each.type,
+                    gpu_indexes=each.gpu_indexes,
+                    claim=each.claim,
+                    file_ids=(file_id,),
+                )
+            )
+        facts.append(
+            InstanceScheduled(
+                instance_id=instance.id,
+                attempt=instance.attempt + 1,
+                launch=launch_of(spec, self.request_for(instance.model_id), placed, wish.generation, revision),
+                members=tuple(members),
+                overcommitted=placed.take.overcommitted,
+                why=why_of(placed),
+            )
+        )
+        return facts
+
+    def helps(self, instance: Instance) -> bool:
+        """Would a new instance of the same model find a place if this one were gone?"""
+        claims = self._fleet.claims_of(instance.id)
+        machines: list[Machine] = []
+        for claim in claims:
+            machine = self._fleet.machines.get(claim.worker_id)
+            if machine is not None:
+                machine = copy_of(machine)
+                machine.release(claim.model_id, claim.accelerator, claim.claim)
+                machines.append(machine)
+        if not machines:
+            return False
+        others = [each for each in self._fleet.machines if all(each.id != machine.id for machine in machines)]
+        request = self.request_for(instance.model_id)
+        return isinstance(place(request, machines), Placed) or (
+            allows_gang(request) and isinstance(place(request, [*machines, *others]), Placed)
+        )
+
+    def claims_on(self, worker_id: WorkerId) -> list[OpenClaimOf]:
+        """What instances hold there, by their names."""
+        found: list[OpenClaimOf] = []
+        for claim in self._fleet.claims_on(worker_id):
+            instance = self._fleet.instances.get(claim.instance_id)
+            name = instance.name if instance is not None else claim.instance_id
+            found.append(OpenClaimOf(claim.instance_id, name, worker_id, claim.accelerator, claim.claim))
+        return found
+
+
+def why_of(placed: Placed) -> Why | None:
+    if placed.why is None:
+        return None
+    return Why(
+        scores=placed.why.scores,
+        fitting=placed.why.fitting,
+        runners_up=tuple(
+            RunnerUp(worker_id=each.worker_id, gpu_indexes=each.gpu_indexes, scores=each.scores, lost_by=each.lost_by)
+            for each in placed.why.runners_up
+        ),
+    )
+
+
+def _elsewhere(request: Request, not_on: frozenset[WorkerId]) -> Request:
+    return Request(
+        request.spec,
+        looked=request.looked,
+        model_id=request.model_id,
+        not_on=not_on,
+        crashes=request.crashes,
+        files_on=request.files_on,
+        known=request.known,
+        must_look=request.must_look,
+    )

@@ -1,0 +1,13 @@
+"""Files that are not on the worker yet need room on its disk. A worker that does not tell its disk is not refused."""
+
+from schemas.reasons import NotEnoughDisk
+from services.scheduler.domain.candidate import Candidate
+
+
+def not_enough_disk(candidate: Candidate) -> NotEnoughDisk | None:
+    request, machine = candidate.request, candidate.machine
+    free = machine.inventory.disk_free
+    if free is None or request.must_look or request.known is None or machine.id in request.files_on:
+        return None
+    needed = request.known.weight_bytes + request.known.lora_bytes + request.known.draft_bytes
+    return NotEnoughDisk(worker_id=machine.id, needed_bytes=needed, free_bytes=free) if needed > free else None

@@ -1,0 +1,373 @@
+"""What one instance takes of GPUs of one kind: every number of GPUs on which it could run, and what it claims on each.
+
+An engine with a share reserves it of every GPU it runs on: the share that is assumed here is the share that is passed to
+the engine, so the two can't drift. What the model needs must fit into it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from schemas.models import ModelSpec, ModelWeights, Parallelism
+from schemas.parameters import find, whole_number
+from schemas.wanted import MOST_TOKENS, Wanted
+from services.scheduler.domain.memory import gguf, mindie, vllm
+from services.scheduler.domain.memory.architecture import Architecture, architecture_of
+from services.scheduler.domain.memory.claims import claimed_bytes
+from services.scheduler.domain.memory.fitting import fitting_tokens
+from services.scheduler.domain.memory.kv_cache import sequence_bytes
+from services.scheduler.domain.memory.sglang import mem_fraction_static
+from services.scheduler.domain.snapshot import Profile
+
+GIB: Final = 2**30
+DEFAULT_SHARE: Final = 0.9
+"""vLLM's own `--gpu-memory-utilization`; the field assumes the same for MindIE."""
+DEFAULT_CONTEXT: Final = 8192
+"""When the model's own context is longer and the user names none."""
+ENGINE_BYTES: Final = GIB
+"""Of a GPU, beside weights and KV cache: the runtime's context, activations of one step. Assumed; used for what context fits."""
+ALONE: Final = Parallelism()
+CUSTOM_RAM_BYTES: Final = 2 * GIB
+SHARED_BY_ALL: Final = ("Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3VLForConditionalGeneration")
+"""Architectures whose embedding and reranking models keep a KV cache, and so take a share like language models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One way to run one instance on `gpus` GPUs of a profile."""
+
+    gpus: int
+    vram_bytes: int
+    """Claimed on each GPU."""
+    ram_bytes: int
+    share: float | None = None
+    parallelism: Parallelism = ALONE
+    overcommitted: bool = False
+    """The model needs more than the engine's share of these GPUs; allowed where the user chose them himself."""
+    gpu_layers: int | None = None
+    """Of llama.cpp, when some layers stay in RAM; those that lie on the GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextShort:
+    """The smallest number of GPUs on which only the KV cache did not fit."""
+
+    gpus: int
+    tokens: int
+    cache_bytes: int
+    room_bytes: int
+    fitting_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """Of one profile."""
+
+    ways: tuple[Take, ...]
+    """Fewest GPUs first."""
+    context_short: ContextShort | None
+    needed_bytes: int
+    """Of one copy of the model, over all GPUs that share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A model with its files' facts: what it needs wherever it runs."""
+
+    spec: ModelSpec
+    wanted: Wanted
+    weights: ModelWeights
+    architecture: Architecture
+    context: int
+    needed_bytes: int
+    takes_share: bool
+    ram_bytes: int
+    layered: gguf.Layered | None
+    """llama.cpp's view of it."""
+
+    @property
+    def is_manual(self) -> bool:
+        return self.spec.gpu_selector is not None and bool(self.spec.gpu_selector.gpu_ids)
+
+    @property
+    def on_cpu(self) -> "Take":
+        """Wholly in RAM."""
+        size = self.wanted.ram_bytes
+        if size is None:
+            size = self.layered.all_bytes + gguf.OVERHEAD_BYTES if self.layered else self.needed_bytes
+        return Take(0, 0, size, gpu_layers=0 if self.layered else None)
+
+    def share_on(self, profile: Profile, parallelism: Parallelism) -> float | None:
+        """Of a GPU's memory. The user's, else the engine's own, as far as the system leaves it."""
+        if not self.takes_share:
+            return None
+        if self.wanted.share is not None:
+            return self.wanted.share
+        left = math.floor(profile.capacity / profile.memory_total * 100) / 100
+        if self.spec.packed:
+            packed = vllm.packed_fraction(self._packed_bytes(profile, parallelism), profile.memory_total)
+            return min(packed or left, left)
+        if self.spec.backend != "SGLang":
+            return min(DEFAULT_SHARE, left)
+        share = mem_fraction_static(
+            profile.memory_total,
+            tensor=parallelism.tensor,
+            pipeline=parallelism.pipeline,
+            data=parallelism.data,
+            dp_attention=self._is_given("--enable-dp-attention"),
+            ascend=profile.type == "cann",
+            speculation=self.spec.speculative_config.algorithm if self.spec.speculative_config else None,
+            chunked_prefill=self._given("--chunked-prefill-size"),
+            largest_batch=self._given("--cuda-graph-max-bs"),
+            piecewise_tokens=self._given("--piecewise-cuda-graph-max-tokens"),
+            architecture=self.architecture,
+        )
+        return min(share, left)
+
+    def _packed_bytes(self, profile: Profile, parallelism: Parallelism) -> int:
+        """What the engine must be given of one GPU at least."""
+        weights = self.weights
+        needed = vllm.needed_bytes(
+            weights.weight_bytes + weights.lora_bytes + weights.draft_bytes,
+            self.architecture,
+            tokens=self.context,
+            memory_total=profile.memory_total,
+            element_bytes=self._element_bytes,
+            tensor=parallelism.tensor,
+            pipeline=parallelism.pipeline,
+            eager=self.wanted.eager,
+            batched_tokens=self._given("--max-num-batched-tokens"),
+            sequences=self._given("--max-num-seqs"),
+        )
+        if needed is None or self.wanted.vram_bytes is not None:
+            each = -(-self.needed_bytes // (parallelism.tensor * parallelism.pipeline))
+            return each + (self._cache_bytes(self.context, parallelism) or 0)
+        return needed
+
+    @property
+    def _element_bytes(self) -> float:
+        return self.wanted.cache_bytes or float(self.architecture.element_bytes)
+
+    def _cache_bytes(self, tokens: int, parallelism: Parallelism) -> int | None:
+        """Of one sequence, on one GPU."""
+        return sequence_bytes(
+            self.architecture,
+            tokens,
+            self._element_bytes,
+            tensor=parallelism.tensor,
+            pipeline=parallelism.pipeline,
+        )
+
+    def _is_given(self, flag: str) -> bool:
+        return find(self.spec.backend_parameters, (flag,)) is not None
+
+    def _given(self, flag: str) -> int | None:
+        text = find(self.spec.backend_parameters, (flag,))
+        number = whole_number(text) if text is not None else None
+        return number if number is not None and 0 < number <= MOST_TOKENS else None
+
+    def takes(self, profile: Profile, most: int) -> Takes:
+        """On 1 to `most` GPUs of this profile in one worker."""
+        ways: list[Take] = []
+        short: ContextShort | None = None
+        for gpus in self.counts(most):
+            for parallelism in self.parallelisms(gpus):
+                way = self.take(profile, gpus, parallelism)
+                if isinstance(way, Take):
+                    ways.append(way)
+                elif way is not None and short is None:
+                    short = way
+        return Takes(tuple(ways), short if not ways else None, self.needed_bytes)
+
+    def counts(self, most: int) -> Iterator[int]:
+        """Numbers of GPUs that come into question."""
+        if self.wanted.gpus is not None:
+            if self.wanted.gpus <= most:
+                yield self.wanted.gpus
+            return
+        if not self._is_parallel and self.layered is None and self.spec.backend != "Custom":
+            yield 1
+            return
+        for gpus in range(1, most + 1):
+            if self.divides(gpus):
+                yield gpus
+
+    @property
+    def _is_parallel(self) -> bool:
+        return self.takes_share
+
+    def divides(self, tensor: int) -> bool:
+        """Can the model be shared out among so many GPUs by tensor parallelism?"""
+        if self.spec.backend in ("llama.cpp", "Custom"):
+            return True
+        heads = self.architecture.attention_heads
+        if heads is None:
+            return tensor & (tensor - 1) == 0
+        return not self.undivided(tensor)
+
+    def undivided(self, tensor: int) -> tuple[tuple[str, int], ...]:
+        """What of the model can't be divided by this size: `("attention", heads)` …"""
+        whole = (
+            ("attention", self.architecture.attention_heads),
+            ("vision", self.architecture.vision_heads),
+            ("vocabulary", self.architecture.vocabulary_size),
+        )
+        return tuple((what, number) for what, number in whole if number is not None and number % tensor)
+
+    def parallelisms(self, gpus: int) -> tuple[Parallelism, ...]:
+        """Sizes for so many GPUs of one worker: the user's, else all tensor parallel."""
+        wanted = self.wanted
+        if wanted.world_size is not None and gpus in (wanted.world_size, wanted.gpus):
+            return (Parallelism(tensor=wanted.tensor or 1, pipeline=wanted.pipeline or 1, data=wanted.data or 1),)
+        return (Parallelism(tensor=gpus),)
+
+    def take(self, profile: Profile, gpus: int, parallelism: Parallelism) -> Take | ContextShort | None:
+        """None: too large for so many GPUs like these, even empty ones."""
+        if profile.memory_total <= 0:
+            return None
+        if self.layered is not None:
+            return self._llama_cpp(profile, gpus)
+        if self.spec.backend == "Custom":
+            each = self.held_bytes(gpus, ALONE)
+            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=ALONE), each)
+        each = self.needed_on(profile, gpus, parallelism)
+        share = self.share_on(profile, parallelism)
+        if share is None:
+            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=parallelism), each)
+        if share <= 0:  # the system keeps all of it
+            return None
+        reserved = int(share * profile.memory_total)
+        take = Take(gpus, reserved, self.ram_bytes, share, parallelism)
+        if each > reserved and not self.is_manual:
+            return self._packed_short(profile, gpus, reserved, parallelism)
+        if not self.is_manual and (short := self._context_short(gpus, reserved, parallelism)) is not None:
+            return short
+        return self._fitting(profile, replace(take, overcommitted=each > reserved), reserved)
+
+    def _fitting(self, profile: Profile, take: Take, each: int) -> Take | None:
+        return take if each <= profile.capacity else None
+
+    def _context_short(self, gpus: int, reserved: int, parallelism: Parallelism) -> ContextShort | None:
+        """Where the engine's share holds the weights, and not the cache of one sequence beside them."""
+        cache = self._cache_bytes(self.context, parallelism)
+        if cache is None:
+            return None
+        held = -(-(self.weights.weight_bytes + self.weights.lora_bytes) // (parallelism.tensor * parallelism.pipeline))
+        room = max(reserved - held - ENGINE_BYTES, 0)
+        if cache <= room:
+            return None
+        fitting = fitting_tokens(
+            room, self.architecture, self._element_bytes, tensor=parallelism.tensor, pipeline=parallelism.pipeline
+        )
+        return ContextShort(gpus, self.context, cache, room, fitting or 0)
+
+    def _packed_short(
+        self, profile: Profile, gpus: int, reserved: int, parallelism: Parallelism
+    ) -> ContextShort | None:
+        """Where all of a GPU holds what a packed model needs of it beside the cache."""
+        cache = self._cache_bytes(self.context, parallelism)
+        if not self._is_packed or cache is None:
+            return None
+        room = reserved - (self._packed_bytes(profile, parallelism) - cache)
+        fitting = fitting_tokens(
+            room, self.architecture, self._element_bytes, tensor=parallelism.tensor, pipeline=parallelism.pipeline
+        )
+        return ContextShort(gpus, self.context, cache, room, fitting) if room > 0 and fitting else None
+
+    def _llama_cpp(self, profile: Profile, gpus: int) -> Take | None:
+        layered = self.layered
+        if layered is None:
+            raise AssertionError("only of llama.cpp")
+        on_gpu = self._layers_on_gpu(layered)
+        if on_gpu == 0:
+            return None
+        each = self.held_bytes(gpus, ALONE)
+        rest = 0 if on_gpu == layered.layers else layered.rest_bytes
+        ram = (layered.layers - on_gpu) * layered.layer_bytes + rest + gguf.OVERHEAD_BYTES
+        if self.wanted.ram_bytes is not None:
+            ram = self.wanted.ram_bytes
+        partial = on_gpu if on_gpu < layered.layers else None
+        return self._fitting(profile, Take(gpus, each, ram, gpu_layers=partial), each)
+
+    def _layers_on_gpu(self, layered: gguf.Layered) -> int:
+        given = self.wanted.gpu_layers
+        return layered.layers if given is None else min(given, layered.layers)
+
+    def needed_on(self, profile: Profile, gpus: int, parallelism: Parallelism) -> int:
+        """What each of so many GPUs like these must have for the model."""
+        return self._packed_bytes(profile, parallelism) if self._is_packed else self.held_bytes(gpus, parallelism)
+
+    @property
+    def _is_packed(self) -> bool:
+        return self.takes_share and self.spec.packed and self.wanted.share is None
+
+    def held_bytes(self, gpus: int, parallelism: Parallelism) -> int:
+        """What each of so many GPUs must hold of the model."""
+        if self.layered is not None and self.wanted.vram_bytes is None:
+            on_gpu = self._layers_on_gpu(self.layered)
+            rest = self.layered.rest_bytes if on_gpu == self.layered.layers else 0
+            return -(-on_gpu // gpus) * self.layered.layer_bytes + rest + gguf.OVERHEAD_BYTES
+        if self.layered is not None or self.spec.backend == "Custom":
+            return -(-self.needed_bytes // gpus)
+        return -(-self.needed_bytes // (parallelism.tensor * parallelism.pipeline))
+
+    def partly(self, free: int) -> Take | None:
+        """llama.cpp with so many layers as fit into this much of one GPU, the others in RAM; None: not even one does."""
+        layered = self.layered
+        if layered is None or not self.spec.cpu_offloading or self.wanted.gpu_layers is not None:
+            return None
+        layers = min((free - gguf.OVERHEAD_BYTES) // max(layered.layer_bytes, 1), layered.layers - 1)
+        if layers < 1:
+            return None
+        return Take(
+            1,
+            layers * layered.layer_bytes + gguf.OVERHEAD_BYTES,
+            (layered.layers - layers) * layered.layer_bytes + layered.rest_bytes + gguf.OVERHEAD_BYTES,
+            gpu_layers=layers,
+        )
+
+
+def estimate_of(spec: ModelSpec, wanted: Wanted, weights: ModelWeights) -> Estimate:
+    architecture = architecture_of(weights)
+    if spec.categories:
+        architecture = replace(architecture, category=spec.categories[0])
+    own = architecture.context_length
+    usual = own or DEFAULT_CONTEXT
+    context = wanted.context or (usual if wanted.whole_context else min(usual, DEFAULT_CONTEXT))
+    layered = None
+    if spec.backend == "llama.cpp":
+        layered = gguf.layered(weights, architecture, context, wanted.cache_bytes)
+        needed = layered.all_bytes + gguf.OVERHEAD_BYTES
+    elif spec.backend == "MindIE":
+        element = wanted.cache_bytes or float(architecture.element_bytes)
+        needed = mindie.estimated_bytes(
+            weights.weight_bytes + weights.lora_bytes, architecture, tokens=context, element_bytes=element
+        ) or claimed_bytes(weights, architecture.category)
+    else:
+        needed = claimed_bytes(weights, architecture.category)
+    if wanted.vram_bytes is not None:
+        needed = wanted.vram_bytes
+    language = architecture.category in ("llm", "unknown") or (architecture.name or "") in SHARED_BY_ALL
+    takes_share = spec.backend == "MindIE" or (spec.backend in ("vLLM", "SGLang") and language)
+    match spec.backend:
+        case "llama.cpp":
+            ram = gguf.OVERHEAD_BYTES
+        case "MindIE":
+            given = find(spec.backend_parameters, ("--cpu-mem-size",))
+            ram = mindie.ram_bytes((whole_number(given) if given is not None else None) or 0)
+        case "Custom":
+            ram = max(needed // 10, CUSTOM_RAM_BYTES)
+        case _:
+            ram = 0
+    return Estimate(
+        spec=spec,
+        wanted=wanted,
+        weights=weights,
+        architecture=architecture,
+        context=context,
+        needed_bytes=needed,
+        takes_share=takes_share,
+        ram_bytes=ram if wanted.ram_bytes is None else wanted.ram_bytes,
+        layered=layered,
+    )
