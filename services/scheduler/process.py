@@ -186,9 +186,8 @@ class Reign:
                 tasks.create_task(self._listen_to_beats())
                 tasks.create_task(Questions(self._bus, core).answer())
                 self._in_doubt = True
-                workers = set(
-                    fleet.workers
-                )  # who is removed now is told so too: it must not come back to its old assignment
+                # Who is removed now is told so too: it must not come back to its old assignment.
+                workers = set(fleet.workers)
                 await self._append((core.took_over(self._now()), Cause(actor="scheduler")))
                 await self._publish(workers | set(fleet.workers), always=True)
                 IS_DECIDING.set(1)
