@@ -7,7 +7,7 @@ from typing import Any, Final
 import psutil
 
 from bench.figures import Figure, milliseconds
-from bench.placing import Times, join_and_leave
+from bench.placing import Times, create, join_and_leave
 from bench.pretend_worker import pretend_worker
 from bench.servers import Servers, servers
 from bench.watcher import Seen, Watcher
@@ -65,7 +65,7 @@ async def run(*, quick: bool) -> list[Figure]:
             figures += await _freed(client, watcher, samples)
             figures += await _edited(client, watcher, samples)
             async with pretend_worker(these.stack) as pretended:
-                await _create(
+                await create(
                     client,
                     watcher,
                     "waits",
@@ -101,12 +101,12 @@ async def _freed(client: Client, watcher: Watcher, samples: int) -> list[Figure]
     where = {"worker-name": "special"}
     freed: list[float] = []
     deleted: list[float] = []
-    await _create(client, watcher, "one-0", "/models/whole", worker_selector=where, wait="InstanceStarting")
+    await create(client, watcher, "one-0", "/models/whole", worker_selector=where, wait="InstanceStarting")
     for number in range(samples):
-        await _create(client, watcher, f"one-{number + 1}", "/models/whole", worker_selector=where, wait="ModelPending")
+        await create(client, watcher, f"one-{number + 1}", "/models/whole", worker_selector=where, wait="ModelPending")
         await asyncio.sleep(0.05)
-        ended, scheduled = _expect(watcher, "InstanceAttemptEnded"), _expect(watcher, "InstanceScheduled")
-        starting = _expect(watcher, "InstanceStarting")
+        ended, scheduled = watcher.expect_one("InstanceAttemptEnded"), watcher.expect_one("InstanceScheduled")
+        starting = watcher.expect_one("InstanceStarting")
         begun = time.perf_counter()
         await client.request("DELETE", f"/v2/models/one-{number}")
         at = (await asyncio.wait_for(scheduled, WAIT_SECONDS)).at
@@ -124,15 +124,15 @@ async def _edited(client: Client, watcher: Watcher, samples: int) -> list[Figure
     edited: list[float] = []
     for number in range(samples):
         name = f"edited-{number}"
-        await _create(
+        await create(
             client, watcher, name, "/models/edited", worker_selector={"worker-name": "nowhere"}, wait="ModelPending"
         )
-        scheduled = _expect(watcher, "InstanceScheduled")
+        scheduled = watcher.expect_one("InstanceScheduled")
         begun = time.perf_counter()
         status, answer, _ = await client.request("PATCH", f"/v2/models/{name}", {"worker_selector": {}})
         assert status == 200, answer
         edited.append((await asyncio.wait_for(scheduled, WAIT_SECONDS)).at - begun)
-        deleted = _expect(watcher, "InstanceDeleted")
+        deleted = watcher.expect_one("InstanceDeleted")
         await client.request("DELETE", f"/v2/models/{name}")
         await asyncio.wait_for(deleted, WAIT_SECONDS)
     return milliseconds(
@@ -170,7 +170,7 @@ async def _restart(these: Servers, client: Client, watcher: Watcher, scheduler: 
     """Stopped in order; the next one reads the snapshot and decides."""
     scheduler.terminate()
     await scheduler.wait()
-    pending = _expect(watcher, "ModelPending")
+    pending = watcher.expect_one("ModelPending")
     await client.request(
         "POST",
         "/v2/models",
@@ -197,23 +197,12 @@ async def _dead(how: str, at_most: float, **settings: Any) -> Figure:
             await asyncio.sleep(2)  # it reads its file
             doomed = await these.stack.spawn("simulator", described=a_fleet(1, "a-doomed"))
             await asyncio.wait_for(ready, WAIT_SECONDS)
-            await _create(client, watcher, "moves", "/models/moves", wait="InstanceStarting")
-            scheduled = _expect(watcher, "InstanceScheduled")
+            await create(client, watcher, "moves", "/models/moves", wait="InstanceStarting")
+            scheduled = watcher.expect_one("InstanceScheduled")
             begun = time.perf_counter()
             doomed.kill()
             seconds = (await asyncio.wait_for(scheduled, WAIT_SECONDS)).at - begun
     return Figure(f"dead worker → replacement scheduled, {how}", seconds, "s", "kill -9; one sample", at_most=at_most)
-
-
-async def _create(client: Client, watcher: Watcher, name: str, path: str, *, wait: str, **fields: Any) -> None:
-    seen = _expect(watcher, wait)
-    status, answer, _ = await client.request("POST", "/v2/models", {"name": name, "local_path": path} | fields)
-    assert status in (201, 202), answer
-    await asyncio.wait_for(seen, WAIT_SECONDS)
-
-
-def _expect(watcher: Watcher, kind: str) -> "asyncio.Future[Seen]":
-    return watcher.expect(lambda seen: seen.type == kind)
 
 
 def _count(watcher: Watcher, kind: str, count: int) -> "asyncio.Future[Seen]":

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from bench.figures import Figure, milliseconds
 from bench.pretend_worker import PretendWorker, pretend_worker
 from bench.processes import CpuMeter
 from bench.servers import servers
-from bench.watcher import Seen, Watcher
+from bench.watcher import Watcher
 from tests.support.stack import Client
 
 WARM_UP: Final = 10
@@ -33,7 +33,7 @@ async def run(*, quick: bool) -> list[Figure]:
         api, scheduler = await these.spawn("api"), await these.spawn("scheduler")
         client = these.client(api)
         async with Watcher(client) as watcher, pretend_worker(these.stack) as worker:
-            await _create(client, watcher, "waiting")
+            await create(client, watcher, "waiting", "/models/waiting.gguf", wait="ModelPending")
             for _ in range(WARM_UP):
                 await join_and_leave(watcher, worker, Times())
             meter = CpuMeter(these.pids(api=api, scheduler=scheduler))
@@ -42,7 +42,7 @@ async def run(*, quick: bool) -> list[Figure]:
             cpu = {name: seconds / samples * 1e3 for name, seconds in meter.spent().items()}
             await _delete(client, watcher, "waiting")
             for number in range(samples):
-                await _create(client, watcher, f"new-{number}")
+                await create(client, watcher, f"new-{number}", f"/models/new-{number}.gguf", wait="ModelPending")
                 await join_and_leave(watcher, worker, unknown)
                 await _delete(client, watcher, f"new-{number}")
     peer = {"peer_p50": "168–370 ms (POST → scheduled)", "peer_p99": "90–180 s once Pending (its rescans)"}
@@ -64,29 +64,27 @@ async def run(*, quick: bool) -> list[Figure]:
 
 
 async def join_and_leave(watcher: Watcher, worker: PretendWorker, times: Times) -> None:
-    ready, scheduled = _expect(watcher, "WorkerReady"), _expect(watcher, "InstanceScheduled")
+    ready, scheduled = watcher.expect_one("WorkerReady"), watcher.expect_one("InstanceScheduled")
     begun = time.perf_counter()
     await worker.join()
     at = (await asyncio.wait_for(scheduled, TIMEOUT_SECONDS)).at
     times.since_report.append(at - begun)
     times.since_ready.append(at - (await ready).at)
-    pending = _expect(watcher, "InstancePending")
+    pending = watcher.expect_one("InstancePending")
     await worker.leave()
     await asyncio.wait_for(pending, TIMEOUT_SECONDS)
 
 
-async def _create(client: Client, watcher: Watcher, name: str) -> None:
-    pending = _expect(watcher, "ModelPending")
-    await client.deploy(name, f"/models/{name}.gguf")
-    await asyncio.wait_for(pending, TIMEOUT_SECONDS)
+async def create(client: Client, watcher: Watcher, name: str, path: str, *, wait: str, **fields: Any) -> None:
+    """A model; returns when an event of the type `wait` has been seen."""
+    seen = watcher.expect_one(wait)
+    status, answer, _ = await client.request("POST", "/v2/models", {"name": name, "local_path": path} | fields)
+    assert status in (201, 202), (status, answer)
+    await asyncio.wait_for(seen, TIMEOUT_SECONDS)
 
 
 async def _delete(client: Client, watcher: Watcher, name: str) -> None:
-    deleted = _expect(watcher, "InstanceDeleted")
+    deleted = watcher.expect_one("InstanceDeleted")
     status, answer, _ = await client.request("DELETE", f"/v2/models/{name}")
     assert status == 200, (status, answer)
     await asyncio.wait_for(deleted, TIMEOUT_SECONDS)
-
-
-def _expect(watcher: Watcher, kind: str) -> "asyncio.Future[Seen]":
-    return watcher.expect(lambda seen: seen.type == kind)

@@ -67,6 +67,10 @@ class Watcher:
         self._expected.append((predicate, future))
         return future
 
+    def expect_one(self, kind: str) -> "asyncio.Future[Seen]":
+        """The next event of this type."""
+        return self.expect(lambda seen: seen.type == kind)
+
     async def caught_up(self, sequence: int) -> None:
         """Returns when this event, and with it every earlier one, has arrived."""
         if max(self.arrived, default=0) < sequence:

@@ -31,6 +31,8 @@ class BackendInfo:
     """Of NVIDIA's: the oldest."""
     tensor_parallel: bool = True
     """Divides a model's heads among GPUs."""
+    pipeline_parallel: bool = False
+    """Divides a model's layers among GPUs, where the sizes are ours to choose."""
     distributes: bool = True
     """One instance can run on several machines."""
 
@@ -43,6 +45,7 @@ BACKENDS: Final[Mapping[str, BackendInfo]] = {
         },
         oldest="0.8.0",
         newest="0.32",
+        pipeline_parallel=True,
         runtimes={"cuda": "12.6", "rocm": "6.4", "cann": "8.2"},
         compute_capability="7.0",
     ),
@@ -50,6 +53,7 @@ BACKENDS: Final[Mapping[str, BackendInfo]] = {
         accelerators={"cuda": None, "rocm": None, "cann": None, "musa": None, "maca": None, "hggc": None},
         oldest="0.4.6",
         newest="0.5.23",
+        pipeline_parallel=True,
         runtimes={"cuda": "12.6", "rocm": "6.4", "cann": "8.2"},
         compute_capability="8.0",
     ),

@@ -138,7 +138,11 @@ class AskedWorker(Asked):
         seen: set[tuple[str, int]] = set()
         for gpu in gpus:
             if (gpu.type, gpu.index) in seen:
-                raise ValueError(f"two GPUs of type {gpu.type} have the index {gpu.index}")
+                raise PydanticCustomError(
+                    "duplicate_gpu",
+                    "two GPUs of type {type} have the index {index}",
+                    {"type": gpu.type, "index": gpu.index},
+                )
             seen.add((gpu.type, gpu.index))
         return gpus
 
@@ -150,7 +154,11 @@ class AskedWorker(Asked):
             kind = claim.type if claim.type is not None else next(iter(kinds)) if len(kinds) == 1 else None
             for index in claim.vram:
                 if kind is None or (kind, index) not in there:
-                    raise ValueError(f"claims.{number} is on {kind or 'a GPU'}:{index}, which the worker does not have")
+                    raise PydanticCustomError(
+                        "claim_elsewhere",
+                        "claims.{number} is on {kind}:{index}, which the worker does not have",
+                        {"number": number, "kind": kind or "a GPU", "index": index},
+                    )
         return self
 
 

@@ -24,6 +24,10 @@ def gib(size: int) -> str:
     return f"{size} bytes"
 
 
+def _kept(size: int) -> str:
+    return f", of which the system keeps {gib(size)}" if size else ""
+
+
 class ReasonBase(Value):
     who: ClassVar[Who]
     """Who must act; of one reason see `whose`."""
@@ -206,14 +210,19 @@ class NotEnoughRam(ReasonBase):
     needed_bytes: Bytes
     free_bytes: Bytes
     total_bytes: Bytes
+    reserved_bytes: Bytes = 0
+    """Kept for the system, so that it never becomes free."""
 
     @property
     def whose(self) -> Who:
         """Waiting does not help where even an empty one is too small."""
-        return "wait" if self.needed_bytes <= self.total_bytes else "operator"
+        return "wait" if self.needed_bytes <= self.total_bytes - self.reserved_bytes else "operator"
 
     def sentence(self) -> str:
-        return f"needs {gib(self.needed_bytes)} of RAM, {gib(self.free_bytes)} of {gib(self.total_bytes)} are free"
+        return (
+            f"needs {gib(self.needed_bytes)} of RAM, {gib(self.free_bytes)} of {gib(self.total_bytes)} are free"
+            f"{_kept(self.reserved_bytes)}"
+        )
 
 
 class NotEnoughVram(ReasonBase):
@@ -227,21 +236,19 @@ class NotEnoughVram(ReasonBase):
     """Of the roomiest GPU; with several, of the roomiest that is one too many."""
     largest_total_bytes: Bytes
     gpus: int = 1
+    reserved_bytes: Bytes = 0
+    """Of that GPU: kept for the system, so that it never becomes free."""
 
     @property
     def whose(self) -> Who:
         """Waiting does not help where even an empty one is too small."""
-        return "wait" if self.needed_bytes <= self.largest_total_bytes else "operator"
+        return "wait" if self.needed_bytes <= self.largest_total_bytes - self.reserved_bytes else "operator"
 
     def sentence(self) -> str:
-        if self.gpus == 1:
-            return (
-                f"needs {gib(self.needed_bytes)} on one GPU, the roomiest has {gib(self.largest_free_bytes)}"
-                f" of {gib(self.largest_total_bytes)}"
-            )
+        which = "one GPU, the roomiest" if self.gpus == 1 else f"each of {self.gpus} GPUs, one of them"
         return (
-            f"needs {gib(self.needed_bytes)} on each of {self.gpus} GPUs, one of them has"
-            f" {gib(self.largest_free_bytes)} of {gib(self.largest_total_bytes)}"
+            f"needs {gib(self.needed_bytes)} on {which} has {gib(self.largest_free_bytes)}"
+            f" of {gib(self.largest_total_bytes)}{_kept(self.reserved_bytes)}"
         )
 
 
@@ -488,11 +495,20 @@ class WorkersDoNotAddUp(ReasonBase):
     largest_group: int
     """So many GPUs has the largest group of workers that could run it together now."""
     accelerator: str
+    largest_if_empty: int | None = None
+    """… and would have with nothing on any worker, those included that are not ready. None: not counted."""
+
+    @property
+    def whose(self) -> Who:
+        """Waiting does not help where the machines are too few or too small even when they are empty."""
+        too_few = self.largest_if_empty is not None and self.largest_if_empty < self.gpus_needed
+        return "operator" if too_few else "wait"
 
     def sentence(self) -> str:
+        at_most = "" if self.whose == "wait" else f", and to {self.largest_if_empty} if all were free"
         return (
             f"needs {self.gpus_needed} {self.accelerator} GPUs over several workers, equal groups of free ones add up to"
-            f" {self.largest_group}"
+            f" {self.largest_group}{at_most}"
         )
 
 
@@ -504,6 +520,7 @@ class HeadsNotDivisible(ReasonBase):
     heads: int
     tensor_parallel_size: int
     of: Literal["attention", "vision"] = "attention"
+    field: str = "backend_parameters"
 
     def sentence(self) -> str:
         of = "vision attention heads" if self.of == "vision" else "attention heads"
@@ -517,12 +534,26 @@ class VocabularyNotDivisible(ReasonBase):
     who: ClassVar[Who] = "author"
     vocabulary_size: int
     tensor_parallel_size: int
+    field: str = "backend_parameters"
 
     def sentence(self) -> str:
         return (
             f"its vocabulary of {self.vocabulary_size} can't be divided by a tensor parallel size of"
             f" {self.tensor_parallel_size}"
         )
+
+
+class TooFewLayers(ReasonBase):
+    """Pipeline parallelism gives each stage at least one layer of the model. Choose fewer stages."""
+
+    code: Literal["too_few_layers"] = "too_few_layers"
+    who: ClassVar[Who] = "author"
+    layers: int
+    pipeline_parallel_size: int
+    field: str = "backend_parameters"
+
+    def sentence(self) -> str:
+        return f"its {self.layers} layers can't be divided into {self.pipeline_parallel_size} stages of a pipeline"
 
 
 class WorldSizeDoesNotMatch(ReasonBase):
@@ -850,7 +881,7 @@ Reason = Annotated[
         BackendNotAvailable, NotEnoughRam, NotEnoughVram, NoGpu, InventoryIncomplete, WorkerDraining, PlatformNotSupported,
         AcceleratorNotSupported, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
         GpuMemoryInUseByOthers, NotEnoughGpus, NotEnoughDisk, ContextDoesNotFit, Quarantined, NetworkDown,
-        WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
+        WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, TooFewLayers, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
         TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendVersionUnknown,
         RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
         WorkerShutDown, EngineExited,

@@ -1,6 +1,6 @@
 """What all documents on the bus have in common."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -14,7 +14,8 @@ class Value(BaseModel):
 Instant = AwareDatetime
 """An instant with its zone, called `at`; UTC on the wire."""
 
-Bytes = Annotated[int, Field(ge=0, le=2**60)]
+MOST_BYTES: Final = 2**60
+Bytes = Annotated[int, Field(ge=0, le=MOST_BYTES)]
 """A size in bytes. Numbers above an exbibyte are mistakes or lies, and refused."""
 
 Count = Annotated[int, Field(ge=0, le=2**53)]

@@ -23,6 +23,7 @@ from schemas.reasons import (
     TooFewGpusSelected,
     WorldSizeDoesNotMatch,
 )
+from schemas.value import MOST_BYTES
 
 SKIP_COUNT_CHECK: Final = ("GPUSTACK_SKIP_GPU_COUNT_CHECK",)
 VRAM_CLAIM: Final = ("GPUSTACK_MODEL_VRAM_CLAIM",)
@@ -77,6 +78,9 @@ FLAGS: Final[Mapping[str, Flags]] = {
     "Custom": Flags(),
 }
 
+CPU_MEMORY: Final = ("--cpu-mem-size",)
+"""Of MindIE: GiB of RAM to which it may swap its cache."""
+MOST_CPU_GIB: Final = 2**20
 LAYERS: Final = ("--n-gpu-layers", "--gpu-layers", "-ngl")
 SLOTS: Final = ("--parallel", "-np")
 
@@ -98,7 +102,11 @@ class Wanted:
     eager: bool = False
     gpus: int | None = None
     """For one instance."""
+    may_pipeline: bool = False
+    """Its engine can divide the layers among GPUs, and no parameter excludes it."""
     gpu_layers: int | None = None
+    swap_gib: int = 0
+    """RAM that MindIE may use for its cache."""
     vram_bytes: int | None = None
     ram_bytes: int | None = None
     """What the author says that it takes."""
@@ -147,7 +155,9 @@ class _Reader:
             value = round(float(match[1]) * {"k": 1000, "K": 1024, "m": 10**6, "M": 2**20}[match[2]])
         if value is None or not 1 <= value <= MOST_TOKENS:
             self.problems.append(
-                ParameterInvalid(parameter=names[0], value=text[:80], expected="a number of tokens, at least 1")
+                ParameterInvalid(
+                    parameter=names[0], value=text[:80], expected=f"a number of tokens from 1 to {MOST_TOKENS}"
+                )
             )
             return None
         return value
@@ -198,15 +208,22 @@ def wanted_of(spec: ModelSpec) -> Wanted:
         cache_bytes=reader.cache_bytes(flags.cache_type),
         eager=find(spec.backend_parameters, flags.eager) not in (None, "false", "False") if flags.eager else False,
         gpu_layers=_gpu_layers(layers, reader),
+        swap_gib=(reader.integer(CPU_MEMORY, 0, MOST_CPU_GIB) or 0) if spec.backend == "MindIE" else 0,
         vram_bytes=_claimed(spec, "vram", VRAM_CLAIM, reader),
         ram_bytes=_claimed(spec, "ram", RAM_CLAIM, reader),
     )
     if spec.backend_version is not None and spec.image_name is None and not exists(info, spec.backend_version):
         known = tuple(version for version in (info.oldest, info.newest) if version is not None)
         reader.problems.append(BackendVersionUnknown(backend=spec.backend, version=spec.backend_version, known=known))
-    _contradictions(spec, wanted, reader)
+    excluded = _excludes_pipelines(spec)
+    _contradictions(wanted, excluded, reader)
     gpus, count_problems = gpus_of(spec, wanted)
-    return replace(wanted, gpus=gpus, problems=(*reader.problems, *count_problems))
+    return replace(
+        wanted,
+        gpus=gpus,
+        may_pipeline=info.pipeline_parallel and not excluded,
+        problems=(*reader.problems, *count_problems),
+    )
 
 
 def gpus_of(spec: ModelSpec, wanted: Wanted) -> tuple[int | None, tuple[Reason, ...]]:
@@ -231,26 +248,31 @@ def gpus_of(spec: ModelSpec, wanted: Wanted) -> tuple[int | None, tuple[Reason, 
     return (world if world is not None else selected), tuple(problems)
 
 
-def _contradictions(spec: ModelSpec, wanted: Wanted, reader: _Reader) -> None:
-    """Of SGLang's own checks: pipelines exclude what overlaps or speculates; data parallelism over machines needs its attention."""
+_SPECULATION: Final = "--speculative-algorithm"
+_MIXED_CHUNKS: Final = "--enable-mixed-chunk"
+
+
+def _excludes_pipelines(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
+    """Flag and problem, of SGLang's own checks; vLLM's pipelines speculate."""
     if spec.backend != "SGLang":
-        return
-    pipelined = (wanted.pipeline or 1) > 1
-    speculates = (
-        find(spec.backend_parameters, ("--speculative-algorithm",)) is not None or spec.speculative_config is not None
+        return ()
+    speculates = find(spec.backend_parameters, (_SPECULATION,)) is not None or spec.speculative_config is not None
+    mixes = find(spec.backend_parameters, (_MIXED_CHUNKS,)) not in (None, "false", "False")
+    return (
+        *(((_SPECULATION, "a pipeline of several stages can't speculate"),) if speculates else ()),
+        *(((_MIXED_CHUNKS, "a pipeline of several stages can't mix chunks"),) if mixes else ()),
     )
-    mixes = find(spec.backend_parameters, ("--enable-mixed-chunk",)) not in (None, "false", "False")
-    for excluded, name, problem in (
-        (speculates, "--speculative-algorithm", "a pipeline of several stages can't speculate"),
-        (mixes, "--enable-mixed-chunk", "a pipeline of several stages can't mix chunks"),
-    ):
-        if pipelined and excluded:
+
+
+def _contradictions(wanted: Wanted, excluded: Sequence[tuple[str, str]], reader: _Reader) -> None:
+    """Of SGLang's own checks, too: mixed chunks exclude speculation."""
+    if (wanted.pipeline or 1) > 1:
+        for name, problem in excluded:
             reader.problems.append(ParametersContradict(parameters=(wanted.flags.pipeline[0], name), problem=problem))
-    if speculates and mixes:
+    if len(excluded) > 1:
         reader.problems.append(
             ParametersContradict(
-                parameters=("--speculative-algorithm", "--enable-mixed-chunk"),
-                problem="mixed chunks must be off for speculative decoding",
+                parameters=(_SPECULATION, _MIXED_CHUNKS), problem="mixed chunks must be off for speculative decoding"
             )
         )
 
@@ -275,7 +297,7 @@ def _claimed(spec: ModelSpec, what: str, names: tuple[str, ...], reader: _Reader
     if text is None:
         return None
     value = whole_number(text)
-    if value is None or not 0 <= value <= 2**60:
+    if value is None or not 0 <= value <= MOST_BYTES:
         reader.problems.append(
             ParameterInvalid(parameter=names[0], value=text[:80], expected="a number of bytes", field="env")
         )

@@ -42,12 +42,31 @@ class _Left(Exception):
 
 def short_config(document: bytes) -> dict[str, JsonValue]:
     """The same bytes give the same answer. Raises `InvalidSafetensors` when they are not a JSON object."""
-    config = read_object(document, "it")
+    config = _without_long_blocks(read_object(document, "it"))
     for items in (MAX_ITEMS, MAX_ITEMS // 8, 0):
         answer = _object(config, MAX_DEPTH, items, texts=False)
         if _size(answer) <= MAX_BYTES:
             return answer
     return _largest_first(_object(config, 1, 0, texts=False))
+
+
+def _without_long_blocks(config: dict[str, object]) -> dict[str, object]:
+    """Nemotron-NAS describes every layer at length. Two lists with one item for each say what memory asks of it."""
+    blocks = config.get("block_configs")
+    if not isinstance(blocks, list):
+        return config
+    found = [_attention_of(block) for block in cast("list[object]", blocks)]
+    without = [each.get("no_op") is True or each.get("replace_with_linear") is True for each in found]
+    groups = [each.get("n_heads_in_group") for each in found]
+    return {name: value for name, value in config.items() if name != "block_configs"} | {
+        "block_without_attention": without,
+        "block_heads_in_group": groups,
+    }
+
+
+def _attention_of(block: object) -> dict[str, object]:
+    attention = cast("dict[str, object]", block).get("attention") if isinstance(block, dict) else None
+    return cast("dict[str, object]", attention) if isinstance(attention, dict) else {}
 
 
 def _object(fields: dict[str, object], depth: int, items: int, *, texts: bool) -> dict[str, JsonValue]:

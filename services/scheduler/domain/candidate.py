@@ -1,6 +1,6 @@
 """A request, and one worker that it might go to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,9 @@ from schemas.wanted import Wanted, wanted_of
 from services.scheduler.domain.shapes import Layout, free_of, lay_out, takes_of
 from services.scheduler.domain.snapshot import GpuSlot, Machine, Pool, Profile
 from services.scheduler.domain.takes import Estimate, Take, Takes, estimate_of
+
+MOST_LIKENESSES: Final = 1024
+"""Of workers, that are remembered: there may be as many as there are workers, and in time any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,20 @@ class Request:
             and not any(each.weights is self.known for each in self.looked.values())
         ):
             self.known = after.weights
+
+        if len(self._kinds) > 2 * len(self.looked) + 1:
+            self._forget_what_nobody_has()
+
+    def _forget_what_nobody_has(self) -> None:
+        kept = {id(each.weights) for each in self.looked.values()} | {id(self.known)}
+        self._kinds = [kind for kind in self._kinds if id(kind) in kept]
+        self._estimates = {key: known for key, known in self._estimates.items() if key in kept}
+
+    def likes(self, likeness: object) -> None:
+        """No rule objects to workers of this likeness that asks for it alone."""
+        if len(self.fine) >= MOST_LIKENESSES:
+            self.fine.clear()
+        self.fine.add(likeness)
 
     def _alike(self, looked: Looked) -> Looked:
         """With the object that weighs the same. Where the files lie makes no difference to what they take."""
@@ -254,6 +271,12 @@ class Candidate:
             found.append((0 if take is not None else 1, enough - short_of.free, shortage))
         return min(found, key=lambda each: each[:2])[2] if found else None
 
+    def first_old(self, is_old: Callable[[GpuSlot], bool]) -> GpuSlot | None:
+        """Where no GPU of the worker is new enough: the first that is too old in this respect."""
+        if self.request.info is None or any(pool.gpus for pool in self.gpus.young):
+            return None
+        return next((gpu for pool in self.gpus.supported for gpu in pool.gpus if is_old(gpu)), None)
+
     def fits_if_others_were_gone(self) -> bool:
         return self._fits(self.pools, without_others=True)
 
@@ -274,8 +297,8 @@ class Candidate:
         if request.info is not None and CPU not in request.info.accelerators:
             return True
         layers = request.wanted.gpu_layers
-        if request.spec.backend == "Custom":
-            return not request.spec.cpu_offloading
+        if request.spec.backend == "Custom" and not request.spec.cpu_offloading:
+            return True
         return request.spec.gpu_selector is not None or (layers is not None and layers > 0)
 
     def _selected(self, machine: Machine) -> tuple[Pool, ...]:

@@ -13,7 +13,7 @@ from typing import Final
 
 from schemas.ids import ModelId, WorkerId
 from schemas.models import ModelWeights
-from services.scheduler.domain.candidate import Candidate, Request
+from services.scheduler.domain.candidate import MOST_LIKENESSES, Candidate, Request
 from services.scheduler.domain.machines import Machines
 from services.scheduler.domain.placement import Placed, best_of, placed_at, wrong_with
 from services.scheduler.domain.rules import OF_ITS_LIKE, OF_ITS_OWN
@@ -24,6 +24,8 @@ from services.scheduler.domain.takes import Take
 MOST_IRREGULAR: Final = 64
 MOST_TRIES: Final = 16
 MOST_GPUS: Final = 64
+MOST_CHANGES: Final = 50_000
+"""Of workers' standing, that the journal holds."""
 STEP: Final = 10
 """Percents of one coarse level."""
 
@@ -165,6 +167,7 @@ class GpuIndex:
                 self._replace(worker_id)
                 self._journal.append(worker_id)
             machines.standing.clear()
+            self._forget_what_nobody_has()
         for worker_id in machines.dirty:
             self._refresh(worker_id)
         machines.dirty.clear()
@@ -180,6 +183,16 @@ class GpuIndex:
         machines.members_changed = False
         machines.standing.clear()
         machines.dirty.clear()
+
+    def _forget_what_nobody_has(self) -> None:
+        """Whatever workers report, and however often, no more is kept than there are workers and models."""
+        for sheaf in [sheaf for sheaf in self._sheaves.values() if not sheaf.members]:
+            del self._sheaves[sheaf.profile]
+            for known in self._known.values():
+                known.ways.pop(sheaf.profile, None)
+        if len(self._journal) > MOST_CHANGES:
+            self._journal.clear()
+            self._known.clear()  # each model is looked at anew when it is asked for
 
     def _replace(self, worker_id: WorkerId) -> None:
         machine = self._machines.get(worker_id)
@@ -238,6 +251,7 @@ class GpuIndex:
         sheaf = entry.sheaf
         if sheaf is None:
             return
+        sheaf.members &= ~bit
         for levels, value in zip(sheaf.kth, entry.frees, strict=False):
             levels.remove(value, bit)
         for value in set(entry.frees):
@@ -411,6 +425,8 @@ class GpuIndex:
         likeness = machine.likeness
         fine = known.likenesses.get(likeness)
         if fine is None:
+            if len(known.likenesses) >= MOST_LIKENESSES:
+                known.likenesses.clear()
             fine = known.likenesses[likeness] = all(rule(candidate) is None for rule in OF_ITS_LIKE)
         if not fine:
             return 0

@@ -28,7 +28,9 @@ class Lifted(IntFlag):
     """Something that was promised is free."""
     FILES = auto()
     """What is known of a model's files there; of one model."""
-    ALL = STATE | INVENTORY | MEMORY | FILES
+    QUARANTINE = auto()
+    """A model's crashes there count no more; of one model."""
+    ALL = STATE | INVENTORY | MEMORY | FILES | QUARANTINE
 
 
 def _key(machine: Machine) -> tuple[str, str]:

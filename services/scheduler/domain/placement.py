@@ -4,7 +4,8 @@ This is the specification: every rule about every worker, every preference about
 together when none can alone. The index (`index.py`) answers the common questions faster, and never otherwise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ from schemas.reasons import (
     Reason,
     ReasonBase,
     TooFewGpusSelected,
+    TooFewLayers,
     VocabularyNotDivisible,
     WorkersDoNotAddUp,
 )
@@ -119,13 +121,15 @@ def place(request: Request, machines: Sequence[Machine]) -> Placed | Refused:
     candidates = [Candidate(request, machine) for machine in machines if machine.id not in request.not_on]
     objections = [(candidate, objections_to(candidate)) for candidate in candidates]
     if not wrong:
-        fitting = [candidate for candidate, reasons in objections if not reasons]
-        if fitting:
-            return best_of(request, [layout_of(candidate) for candidate in fitting])
+        layouts = [layout_of(candidate) for candidate, reasons in objections if not reasons]
+        if layouts and not group_is_better(request, layouts):
+            return best_of(request, layouts)
         able = [candidate for candidate, reasons in objections if all(r.code in CAPACITY_CODES for r in reasons)]
-        gang = place_gang(request, able)
+        gang = place_gang(request, able, [c for c, reasons in objections if reasons and all(map(_passes, reasons))])
         if isinstance(gang, Placed):
             return gang
+        if layouts:
+            return best_of(request, layouts)
         wrong = gang
     return Refused(
         wrong,
@@ -149,7 +153,7 @@ def objections_to(candidate: Candidate) -> tuple[Reason, ...]:
     if request.selected is not None or likeness not in request.fine:
         found = [reason for rule in OF_ITS_LIKE if (reason := rule(candidate)) is not None]
         if not found and request.selected is None:
-            request.fine.add(likeness)
+            request.likes(likeness)
     for rule in REST:
         reason = rule(candidate)
         if reason is not None:
@@ -226,15 +230,20 @@ def wrong_with(request: Request, machines: Sequence[Machine]) -> tuple[Reason, .
         if (too_few := _too_few_for_replicas(request, request.selected)) is not None:
             found.append(too_few)
     estimate, wanted = request.usual, request.wanted
-    if estimate is not None and estimate.spec.backend in ("vLLM", "SGLang", "MindIE"):
-        tensor = wanted.tensor if wanted.world_size is not None else wanted.gpus
-        for what, number in estimate.undivided(tensor or 1):
+    if estimate is not None and request.info is not None and request.info.tensor_parallel:
+        sizes, layers = estimate.parallelisms(wanted.gpus or 1)[0], estimate.architecture.layers
+        tensor, field = sizes.tensor, "gpu_selector" if wanted.world_size is None else "backend_parameters"
+        for what, number in estimate.undivided(tensor):
             if what == "vocabulary":
-                found.append(VocabularyNotDivisible(vocabulary_size=number, tensor_parallel_size=tensor or 1))
+                found.append(VocabularyNotDivisible(vocabulary_size=number, tensor_parallel_size=tensor, field=field))
             else:
                 found.append(
-                    HeadsNotDivisible.model_validate({"heads": number, "tensor_parallel_size": tensor or 1, "of": what})
+                    HeadsNotDivisible.model_validate(
+                        {"heads": number, "tensor_parallel_size": tensor, "of": what, "field": field}
+                    )
                 )
+        if layers is not None and sizes.pipeline > layers:
+            found.append(TooFewLayers(layers=layers, pipeline_parallel_size=sizes.pipeline))
     return tuple(found)
 
 
@@ -266,10 +275,18 @@ def _missing(candidate: Candidate, reasons: Sequence[Reason]) -> int:
 # -- several workers --------------------------------------------------------------------------------------------------
 
 
-def place_gang(request: Request, able: Sequence[Candidate]) -> Placed | tuple[Reason, ...]:
+def _passes(reason: Reason) -> bool:
+    """Is it gone when the worker is ready and empty?"""
+    return reason.code in CAPACITY_CODES or reason.whose == "wait"
+
+
+def place_gang(
+    request: Request, able: Sequence[Candidate], some_day: Sequence[Candidate] = ()
+) -> Placed | tuple[Reason, ...]:
     """All members or none, on workers that nothing but memory objects to.
 
-    Why not, when several workers were allowed and did not add up; nothing when they were not allowed.
+    Why not, when several workers were allowed and did not add up; nothing when they were not allowed. `some_day`: the
+    workers to which nothing is objected that may not pass by itself.
     """
     estimate = request.usual
     if estimate is None or not allows_gang(request):
@@ -279,7 +296,7 @@ def place_gang(request: Request, able: Sequence[Candidate]) -> Placed | tuple[Re
     for group in groups_of(estimate, min(len(able), MOST_WORKERS_OF_A_GANG), most_gpus):
         if (placed := search.placed(group)) is not None:
             return placed
-    return search.why_not()
+    return search.why_not(some_day)
 
 
 def allows_gang(request: Request) -> bool:
@@ -293,6 +310,11 @@ def allows_gang(request: Request) -> bool:
         and request.spec.distributed_inference_across_workers
         and (wanted.gpus is None or wanted.gpus > 1)
     )
+
+
+def group_is_better(request: Request, layouts: Sequence[Layout]) -> bool:
+    """Than RAM, if there is one: an image that may run there runs on GPUs where it can."""
+    return allows_gang(request) and all(layout.type is None for layout in layouts)
 
 
 def may_gang(request: Request, candidate: Candidate) -> bool:
@@ -331,21 +353,22 @@ class _GangSearch:
         self._able = len(able)
         self._down: dict[WorkerId, tuple[int, ...]] = {}
         self.parts = [part for candidate in able for part in self._parts(candidate)]
-        self._profiles = sorted(
-            {part.profile for part in self.parts}, key=lambda each: (each.type, each.memory_total, each.capacity)
-        )
+        self._profiles = _in_order({part.profile for part in self.parts})
         self._takes: dict[tuple[Profile, Group], Take | None] = {}
         self._able_to: dict[tuple[Profile, int, int, int], list[_Part]] = {}
-        self._most = 0
-        self._least: tuple[int, str] | None = None
 
     def _parts(self, candidate: Candidate) -> Iterator[_Part]:
+        for profile, gpus in self._alike(candidate):
+            yield _part(candidate, profile, gpus)
+
+    def _alike(self, candidate: Candidate) -> Iterator[tuple[Profile, tuple[GpuSlot, ...]]]:
+        """GPUs of a worker of which a member could be made."""
         if candidate.estimate is not self._request.usual:  # other files than elsewhere
             return
         for pool in candidate.pools:
             if pool.is_uniform:
                 if pool.gpus:
-                    yield _part(candidate, pool.gpus[0].profile, pool.gpus)
+                    yield pool.gpus[0].profile, pool.gpus
                 continue
             by_profile: dict[Profile, list[GpuSlot]] = {}
             down: list[int] = []
@@ -357,7 +380,7 @@ class _GangSearch:
             if down:
                 self._down[candidate.machine.id] = tuple(down)
             for profile, gpus in by_profile.items():
-                yield _part(candidate, profile, tuple(gpus))
+                yield profile, tuple(gpus)
 
     def placed(self, group: Group) -> Placed | None:
         """Equal members on so many workers, the best ones; None when there are too few."""
@@ -365,11 +388,7 @@ class _GangSearch:
             take = self._take(profile, group)
             if take is None:
                 continue
-            needed = group.workers * group.gpus
-            if self._least is None or needed < self._least[0]:
-                self._least = (needed, profile.type)
             able = self._with(profile, group.gpus, take)
-            self._most = max(self._most, min(len(able), group.workers) * group.gpus)
             if len(able) >= group.workers:
                 members = self._best([self._layout(part, take) for part in able], group.workers)
                 return Placed(
@@ -425,25 +444,58 @@ class _GangSearch:
         take = estimate.take(profile, group.gpus, group.parallelism)
         return take if isinstance(take, Take) else None
 
-    def _ask_more_workers(self) -> None:
-        """How many like these it would take, when even all of them are too few."""
-        estimate = self._request.usual
-        most_gpus = max((len(part.gpus) for part in self.parts), default=0)
-        if estimate is not None:
-            for group in groups_of(estimate, MOST_WORKERS_OF_A_GANG, most_gpus):
-                if self.placed(group) is not None:
-                    raise AssertionError("so many workers were said to be too few")
-                if self._least is not None:
-                    return
-
-    def why_not(self) -> tuple[Reason, ...]:
+    def why_not(self, some_day: Sequence[Candidate]) -> tuple[Reason, ...]:
         found: list[Reason] = [
             NetworkDown(worker_id=worker_id, gpu_indexes=indexes) for worker_id, indexes in sorted(self._down.items())
         ]
-        if self._least is None and self._able > 1:
-            self._ask_more_workers()
-        if self._able > 1 and self._least is not None:
-            found.append(
-                WorkersDoNotAddUp(gpus_needed=self._least[0], largest_group=self._most, accelerator=self._least[1])
-            )
+        if self._able > 1 and (nearest := self._nearest(some_day)) is not None:
+            found.append(nearest)
         return tuple(found)
+
+    def _nearest(self, some_day: Sequence[Candidate]) -> WorkersDoNotAddUp | None:
+        """Of all groups the one that lacks the fewest GPUs: with nothing on the workers, then as they are now."""
+        estimate = self._request.usual
+        if estimate is None:
+            return None
+        kinds = Counter(
+            (profile, len(gpus), candidate.machine.inventory.memory_total - candidate.machine.inventory.memory_reserved)
+            for candidate in some_day
+            for profile, gpus in self._alike(candidate)
+        )
+        profiles = _in_order({profile for profile, _, _ in kinds})
+        best: tuple[int, int, int, str] | None = None
+        for group in groups_of(estimate, MOST_WORKERS_OF_A_GANG, max((count for _, count, _ in kinds), default=0)):
+            for profile in profiles:
+                take = self._take(profile, group)
+                if take is not None:
+                    needed = group.workers * group.gpus
+                    now = len(self._with(profile, group.gpus, take)) * group.gpus
+                    empty = min(_members(kinds, profile, group.gpus, take), group.workers) * group.gpus
+                    lacks = (needed - empty, needed - now, needed, profile.type)
+                    best = lacks if best is None else min(best, lacks)
+        if best is None:
+            return None
+        lacks_ever, lacks_now, needed, kind = best
+        return WorkersDoNotAddUp(
+            gpus_needed=needed,
+            largest_group=needed - lacks_now,
+            accelerator=kind,
+            largest_if_empty=needed - lacks_ever,
+        )
+
+
+def _in_order(profiles: Collection[Profile]) -> list[Profile]:
+    return sorted(profiles, key=lambda each: (each.type, each.memory_total, each.capacity))
+
+
+def _members(kinds: Counter[tuple[Profile, int, int]], profile: Profile, gpus: int, take: Take) -> int:
+    """Parts of empty workers that could be members."""
+    return sum(
+        number
+        for (other, count, ram), number in kinds.items()
+        if count >= gpus
+        and other.type == profile.type
+        and other.memory_total == profile.memory_total
+        and other.capacity >= take.vram_bytes
+        and ram >= take.ram_bytes
+    )

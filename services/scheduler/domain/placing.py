@@ -37,6 +37,7 @@ from services.scheduler.domain.placement import (
     Refused,
     allows_gang,
     best_of,
+    group_is_better,
     layout_of,
     may_gang,
     objections_to,
@@ -177,9 +178,9 @@ class Placing:
             elif model_id in self.waiting:
                 again = self.waiting.update(model_id, worker_id, reasons) or again
             again = again or may_gang(request, candidate)
-        if layouts:
+        if layouts and not group_is_better(request, layouts):
             return best_of(request, layouts)
-        return self.find(model_id, not_on=not_on) if again else None
+        return self.find(model_id, not_on=not_on) if again or layouts else None
 
     def worth_asking(self, model_id: ModelId, most: int) -> list[WorkerId]:
         """Workers to which nothing is objected but that nobody has looked at the files there, or that they were unusable."""

@@ -16,13 +16,14 @@ from schemas.placements import (
     PlacementQuestion,
 )
 from schemas.reasons import Reason, WeightsUnknown
+from schemas.value import MOST_BYTES
 from services.scheduler.domain import explanation
 from services.scheduler.domain.candidate import Candidate, Request
 from services.scheduler.domain.fleet import Fleet
 from services.scheduler.domain.index import GpuIndex
 from services.scheduler.domain.instance import Pending
 from services.scheduler.domain.machines import Machines
-from services.scheduler.domain.placement import RUNNERS_UP, Placed, Refused, place
+from services.scheduler.domain.placement import RUNNERS_UP, Objections, Placed, Refused, place
 from services.scheduler.domain.placing import Placing
 from services.scheduler.domain.snapshot import Machine, copy_of, machine_of
 from services.scheduler.domain.suggestions import ClaimsOn, OpenClaimOf, nothing_on, suggestions_for
@@ -64,7 +65,11 @@ def plan(
         return PlacementAnswer(placed=True, placements=told, needs=needs, summary=explanation.placed_in_words(told))
     if weights is None:
         why = tuple(unusable) or (WeightsUnknown(path=question.model.local_path or ""),)
-        refused = replace(refused, request=(*refused.request, *why))
+        refused = replace(
+            refused,
+            request=(*refused.request, *why),
+            workers=tuple(replace(each, reasons=_unasked(each, why[0])) for each in refused.workers),
+        )
     found = suggestions_for(request, fleet.machines, refused, claims) if weights is not None else ()
     return PlacementAnswer(
         placed=False,
@@ -77,6 +82,12 @@ def plan(
     )
 
 
+def _unasked(worker: Objections, why: Reason) -> tuple[Reason, ...]:
+    """Nobody looks at files for a question: what is waited for elsewhere is what nobody could say here."""
+    unknown = why.model_copy(update={"worker_id": worker.worker_id})
+    return tuple(unknown if reason.code == "being_inspected" else reason for reason in worker.reasons)
+
+
 def needs_of(request: Request, machines: Sequence[Machine]) -> AnswerNeeds:
     """Of one instance; the share of a GPU like those of the first worker that has one it could run on."""
     usual = request.usual
@@ -87,7 +98,7 @@ def needs_of(request: Request, machines: Sequence[Machine]) -> AnswerNeeds:
     wanted = request.wanted
     sizes = Parallelism(tensor=wanted.tensor or 1, pipeline=wanted.pipeline or 1, data=wanted.data or 1)
     return AnswerNeeds(
-        vram=0 if on_cpu else usual.needed_bytes * sizes.data,
+        vram=0 if on_cpu else min(usual.needed_bytes * sizes.data, MOST_BYTES),
         ram=usual.on_cpu.ram_bytes if on_cpu else usual.ram_bytes,
         weight_bytes=usual.weights.weight_bytes,
         per_gpu_share=usual.share_on(profiles[0], sizes) if profiles else wanted.share,

@@ -6,12 +6,15 @@ tightest (`binpack`) or the freest (`spread`). Several workers: one kind of GPU,
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from schemas.models import Claim, Parallelism
 from services.scheduler.domain.snapshot import GpuSlot, Machine, Pool, Profile
 from services.scheduler.domain.takes import Estimate, Take, Takes
 
 Free = Callable[[GpuSlot], int]
+MOST_PROFILES: Final = 1024
+"""For which it is remembered what an instance takes."""
 
 
 def free_of(gpu: GpuSlot) -> int:
@@ -52,6 +55,8 @@ def takes_of(estimate: Estimate, pool: Pool, cache: dict[tuple[Profile, int], Ta
         if profile not in found:
             takes = cache.get((profile, most))
             if takes is None:
+                if len(cache) >= MOST_PROFILES:
+                    cache.clear()
                 takes = cache[profile, most] = estimate.takes(profile, most)
             found[profile] = takes
     return found
@@ -75,7 +80,7 @@ def lay_out(
             best = found
     if best is None and estimate.layered is not None:
         best = _partial(machine, pools, estimate, free=free) or _in_ram(machine, estimate)
-    elif best is None and not pools and estimate.spec.backend == "Custom" and estimate.spec.cpu_offloading:
+    elif best is None and estimate.spec.backend == "Custom" and _may_be_in_ram(machine, estimate):
         best = Layout(machine, None, (), estimate.on_cpu, 0)
     return best
 
@@ -152,6 +157,15 @@ def _partial(machine: Machine, pools: Sequence[Pool], estimate: Estimate, *, fre
     return None if take is None else Layout(machine, roomiest[2], (roomiest[3],), take, 1)
 
 
+def _may_be_in_ram(machine: Machine, estimate: Estimate) -> bool:
+    """An image that may run without a GPU does so where there is none, and as a last resort where there is room for it:
+    where there is not, what its GPUs lack is what is told.
+    """
+    spec = estimate.spec
+    room = not machine.pools or machine.ram_free >= estimate.on_cpu.ram_bytes
+    return spec.cpu_offloading and spec.gpu_selector is None and room
+
+
 def _in_ram(machine: Machine, estimate: Estimate) -> Layout | None:
     """llama.cpp runs in RAM where there is no GPU, where it was told to, and as a last resort where that is allowed."""
     spec, layers = estimate.spec, estimate.wanted.gpu_layers
@@ -192,16 +206,17 @@ def groups_of(estimate: Estimate, most_workers: int, most_gpus: int) -> Iterator
         for each in range(1, most_gpus + 1):
             if wanted.gpus is not None and workers * each != wanted.gpus:
                 continue
-            if not estimate.divides(each):
-                continue
-            if estimate.spec.backend == "MindIE":
-                if each & (each - 1) or not estimate.divides(workers * each):
-                    continue
-                divided = Parallelism(tensor=workers * each)
-            elif estimate.spec.backend == "Custom":
-                divided = Parallelism()
-            else:
-                divided = Parallelism(tensor=each, pipeline=workers)
-                if (estimate.architecture.layers or workers) < workers:
-                    continue
-            yield Group(workers, each, divided)
+            if (divided := _sizes_over(estimate, workers, each)) is not None:
+                yield Group(workers, each, divided)
+
+
+def _sizes_over(estimate: Estimate, workers: int, each: int) -> Parallelism | None:
+    """How the model is shared out among so many workers with so many GPUs each; None: it can't be."""
+    if estimate.spec.backend == "Custom":
+        return Parallelism()
+    if not estimate.may_pipeline:  # MindIE, on powers of two; what excludes pipelines
+        is_odd = estimate.spec.backend == "MindIE" and each & (each - 1)
+        return None if is_odd or not estimate.divides(workers * each) else Parallelism(tensor=workers * each)
+    if estimate.wanted.gpus is None and not estimate.divides(each):
+        return None  # another number of GPUs does it without stages inside a worker
+    return estimate.divided(workers * each, each)

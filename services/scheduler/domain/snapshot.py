@@ -5,15 +5,16 @@ Kept up to date event by event (`MachineBook`) or made from a description (what-
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from itertools import count
 from typing import Final
+from weakref import WeakValueDictionary
 
 from schemas.backends import platform_of
 from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Gpu, Inventory
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Profile:
     """GPUs of one profile are alike to an engine. There is one object for each (`profile_of`), so comparing is cheap."""
 
@@ -23,9 +24,15 @@ class Profile:
     """Without what is reserved for the system."""
 
 
-@cache
+_PROFILES: Final[WeakValueDictionary[tuple[str, int, int], Profile]] = WeakValueDictionary()
+"""Those that are in use: a worker that reports other numbers again and again leaves nothing behind."""
+
+
 def profile_of(kind: str, memory_total: int, capacity: int) -> Profile:
-    return Profile(kind, memory_total, capacity)
+    profile = _PROFILES.get((kind, memory_total, capacity))
+    if profile is None:
+        profile = _PROFILES[kind, memory_total, capacity] = Profile(kind, memory_total, capacity)
+    return profile
 
 
 @dataclass(slots=True)
@@ -113,7 +120,7 @@ class Machine:
     gpus: dict[tuple[str, int], GpuSlot] = field(default_factory=dict[tuple[str, int], GpuSlot])
     """By kind and index."""
     make: int = 0
-    """The same number for the same hardware and software (`_make_of`)."""
+    """Workers with the same number have the same hardware and software (`_make_of`)."""
     replicas: dict[ModelId, int] = field(default_factory=dict[ModelId, int])
     """Instances of each model that have memory promised here."""
 
@@ -190,6 +197,9 @@ def machine_of(
 
 
 _MAKES: Final[dict[object, int]] = {}
+MOST_MAKES: Final = 4096
+"""More are forgotten, and get other numbers when they are seen again."""
+_NEXT_MAKE: Final = count()
 
 
 def _make_of(platform: str, inventory: Inventory, slots: tuple[GpuSlot, ...]) -> int:
@@ -198,7 +208,12 @@ def _make_of(platform: str, inventory: Inventory, slots: tuple[GpuSlot, ...]) ->
     )
     backends = tuple(sorted(inventory.backends)) if inventory.runtime == "process" else None
     make = (platform, inventory.memory_total <= 0, inventory.runtime == "process", backends, traits)
-    return _MAKES.setdefault(make, len(_MAKES))
+    number = _MAKES.get(make)
+    if number is None:
+        if len(_MAKES) >= MOST_MAKES:
+            _MAKES.clear()
+        number = _MAKES[make] = next(_NEXT_MAKE)
+    return number
 
 
 def _incomplete(inventory: Inventory) -> tuple[str, int | None] | None:

@@ -2,18 +2,20 @@
 
 A change of the model is a JSON merge patch on it; anything else is an action of an operator. Flags are suggested for
 what they are: the share of a GPU that an engine takes, the length of a context, captured graphs. Only what fits is told.
+Where no change helps alone, a few pairs are tried: `{"action": "together", "changes": […]}`, or one patch where both are.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Final
 
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Claim, ModelSpec
 from schemas.parameters import without
 from schemas.reasons import Suggestion, gib
-from schemas.wanted import LAYERS, RAM_CLAIM, VRAM_CLAIM
+from schemas.wanted import CPU_MEMORY, LAYERS, RAM_CLAIM, VRAM_CLAIM
 from services.scheduler.domain.candidate import Candidate, Request
 from services.scheduler.domain.placement import Placed, Refused, allows_gang, place
 from services.scheduler.domain.snapshot import Machine, copy_of, gpu_ids
@@ -23,6 +25,9 @@ NEAREST: Final = 6
 SELECTED: Final = 64
 """… and those that have GPUs which the model selects, as far as these."""
 MOST: Final = 8
+MOST_FIRSTS: Final = 6
+MOST_SECONDS: Final = 3
+"""For each of so many first changes so many second ones are tried."""
 SMALLEST_CONTEXT: Final = 256
 SHARE_STEP: Final = 100
 
@@ -73,7 +78,57 @@ def suggestions_for(
                 found[attempt.text] = Suggestion(change=dict(attempt.change), text=attempt.text)
                 if len(found) >= enough:
                     break
-    return tuple(found.values())[:MOST]
+    return tuple(found.values())[:MOST] or _pairs(request, nearest, refused, claims)
+
+
+# -- two changes at once ----------------------------------------------------------------------------------------------
+
+
+def _pairs(request: Request, nearest: Sequence[Machine], refused: Refused, claims: ClaimsOn) -> tuple[Suggestion, ...]:
+    """One that works; each part of it was tried alone in vain."""
+    before = place(request, nearest)
+    for first in islice(_firsts(request, nearest, refused, claims), MOST_FIRSTS):
+        then = place(first.request, first.machines)
+        if isinstance(then, Placed):
+            return (Suggestion(change=dict(first.change), text=first.text),)
+        if isinstance(before, Refused) and then.reasons == before.reasons:
+            continue  # it changed nothing
+        by_id = {machine.id: machine for machine in first.machines}
+        near = [by_id[each.worker_id] for each in then.workers[:NEAREST]]
+        kinds = _kinds(first.request, first.machines, near, then, claims)
+        for second in islice(chain.from_iterable(islice(tries, 2) for _, tries in kinds), MOST_SECONDS):
+            if second.text != first.text and isinstance(place(second.request, second.machines), Placed):
+                return (Suggestion(change=_both(first.change, second.change), text=_in_words(first.text, second.text)),)
+    return ()
+
+
+def _firsts(request: Request, nearest: Sequence[Machine], refused: Refused, claims: ClaimsOn) -> Iterator[_Try]:
+    """What does not help alone: one change of each kind, the sizes left to us, the end of the largest instance."""
+    for _, tries in _kinds(request, nearest, nearest, refused, claims):
+        yield from islice(tries, 1)
+    flags = request.wanted.flags
+    if request.wanted.world_size is not None:
+        sizes = (*flags.tensor, *flags.pipeline, *flags.data)
+        yield _patched(request, nearest, _with(request, sizes, None), "without parallel sizes it fits")
+    for worker in refused.workers[:2]:
+        if {reason.code for reason in worker.reasons} <= OF_MEMORY:
+            machine = next(machine for machine in nearest if machine.id == worker.worker_id)
+            largest = sorted(claims(machine.id), key=_size_of, reverse=True)[:1]
+            yield from (_deletion(request, nearest, machine, claim) for claim in largest)
+
+
+def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The second was made when the first was done: where both are patches, it has the last word."""
+    if "action" not in one and "action" not in other:
+        return {**one, **other}
+    return {"action": "together", "changes": [dict(one), dict(other)]}
+
+
+def _in_words(one: str, other: str) -> str:
+    """`with a it fits`, `with b it fits: which is slower` → `with a and with b it fits: which is slower`."""
+    (first, _, why), (second, _, also) = one.partition(" it fits"), other.partition(" it fits")
+    reasons = [each.lstrip(":, ") for each in (why, also) if each]
+    return f"{first.rstrip(',')} and {second.rstrip(',')} it fits{': ' + '; '.join(reasons) if reasons else ''}"
 
 
 def _kinds(
@@ -89,7 +144,8 @@ def _kinds(
     if not wrong - {"workers_do_not_add_up", "network_down"}:
         yield 1, _shares(request, nearest, codes)
         yield 1, _contexts(request, nearest, codes)
-        yield 2, _more_gpus(request, machines, nearest, codes)
+        yield 1, _shares_for_contexts(request, nearest, codes)
+        yield 2, _more_gpus(request, _around(machines, refused), nearest, codes)
         yield 1, _offloading(request, nearest, codes)
         yield 1, _layers(request, nearest, codes)
         yield 1, _packing(request, nearest, codes)
@@ -102,6 +158,12 @@ def _kinds(
         yield 1, _versions(request, nearest, wrong)
         if wrong & {"gpu_unknown", "gpu_types_mixed", "too_few_gpus_selected", "world_size_does_not_match"}:
             yield 1, iter([_patched(request, nearest, {"gpu_selector": None}, "without a GPU selector it fits")])
+
+
+def _around(machines: Sequence[Machine], refused: Refused) -> Sequence[Machine]:
+    """Among whom a group is looked for: the nearest, twice as many as the largest one has."""
+    near = {each.worker_id for each in refused.workers[:SELECTED]}
+    return [machine for machine in machines if machine.id in near]
 
 
 # -- changes of the model ---------------------------------------------------------------------------------------------
@@ -199,6 +261,25 @@ def _contexts(request: Request, nearest: Sequence[Machine], codes: set[str]) -> 
             tokens //= 2
 
 
+def _shares_for_contexts(request: Request, nearest: Sequence[Machine], codes: set[str]) -> Iterator[_Try]:
+    """A larger share of each GPU, that holds the whole context."""
+    flag, sizes = request.wanted.flags.share, request.wanted
+    if not flag or request.spec.packed or "context_does_not_fit" not in codes:
+        return
+    shares: set[float] = set()
+    for machine in nearest:
+        candidate = Candidate(request, machine)
+        for profile, short in ((p, t.context_short) for of in candidate.takes for p, t in of.items()):
+            if short is not None and candidate.estimate is not None:
+                parallelism = candidate.estimate.parallelisms(sizes.gpus or short.gpus)[0]
+                share = candidate.estimate.share_on(profile, parallelism) or 0
+                missing = (short.cache_bytes - short.room_bytes) / profile.memory_total
+                shares.add(math.ceil((share + missing) * SHARE_STEP) / SHARE_STEP)
+    for share in sorted(shares):
+        if share <= 1:
+            yield _patched(request, nearest, _with(request, flag, f"{share:g}"), f"with {flag[0]}={share:g} it fits")
+
+
 def _more_gpus(
     request: Request, machines: Sequence[Machine], nearest: Sequence[Machine], codes: set[str]
 ) -> Iterator[_Try]:
@@ -212,11 +293,11 @@ def _more_gpus(
         free = _patched(request, machines, _with(request, names, None), "")
         answer = place(free.request, nearest)
         if isinstance(answer, Placed) and len(answer.places) == 1:
-            count = answer.take.gpus
-            text = f"with {flags.tensor[0]}={count} it fits" if count > 1 else "on one GPU it fits"
+            sizes = ((flags.tensor, answer.parallelism.tensor), (flags.pipeline, answer.parallelism.pipeline))
+            given = [f"{names[0]}={size}" for names, size in sizes if size > 1]
+            text = f"with {' and '.join(given)} it fits" if given else "on one GPU it fits"
             value = _with(request, names, None)
-            if count > 1:
-                value["backend_parameters"].append(f"{flags.tensor[0]}={count}")
+            value["backend_parameters"] += given
             yield _patched(request, nearest, value, text)
     if not request.spec.distributed_inference_across_workers and info.distributes:
         yield _patched(
@@ -295,10 +376,15 @@ def _sizes(request: Request, nearest: Sequence[Machine], wrong: set[str]) -> Ite
     """A tensor parallel size that divides what must be divided."""
     flags, usual = request.wanted.flags, request.usual
     if not flags.tensor or not wrong & {
-        "heads_not_divisible", "vocabulary_not_divisible", "world_size_does_not_match", "parameter_invalid",
+        "heads_not_divisible", "vocabulary_not_divisible", "world_size_does_not_match", "too_few_layers",
     }:  # fmt: skip
         return
     names = (*flags.tensor, *flags.pipeline, *flags.data)
+    sizeless: dict[str, Any] = {"backend_parameters": list(without(request.spec.backend_parameters, names))}
+    if request.spec.gpu_selector is not None and "world_size_does_not_match" not in wrong:
+        yield _patched(
+            request, nearest, sizeless, "without parallel sizes it fits"
+        )  # the number of GPUs is given still
     told = request.wanted.tensor or request.wanted.gpus or 8
     sizes = [size for size in range(1, max(2 * told, 8) + 1) if usual is None or not usual.undivided(size)]
     for size in sorted(sizes, key=lambda size: (abs(size - told), size)):
@@ -307,17 +393,14 @@ def _sizes(request: Request, nearest: Sequence[Machine], wrong: set[str]) -> Ite
         if request.spec.gpu_selector is not None and request.spec.gpu_selector.gpus_per_replica is not None:
             patch["gpu_selector"] = {"gpus_per_replica": size}
         yield _patched(request, nearest, patch, f"with {flags.tensor[0]}={size} it fits")
-    if "world_size_does_not_match" in wrong or "parameter_invalid" in wrong:
-        yield _patched(
-            request, nearest, {"backend_parameters": list(without(request.spec.backend_parameters, names))},
-            "without parallel sizes it fits",
-        )  # fmt: skip
+    if "world_size_does_not_match" in wrong:
+        yield _patched(request, nearest, sizeless, "without parallel sizes it fits")
 
 
 def _without_what_is_wrong(request: Request, nearest: Sequence[Machine], refused: Refused) -> Iterator[_Try]:
     """A parameter that can't be, and one of two that exclude each other, left out."""
     flags = request.wanted.flags
-    known = (flags.share, flags.context, flags.tensor, flags.pipeline, flags.data, flags.cache_type, LAYERS)
+    known = (flags.share, flags.context, flags.tensor, flags.pipeline, flags.data, flags.cache_type, LAYERS, CPU_MEMORY)
     patch: dict[str, Any] = {}
     parameters = request.spec.backend_parameters
     said: list[str] = []
@@ -397,7 +480,7 @@ BUILT_IN: Final = ("os", "arch", "worker-name")
 
 def _deletions(request: Request, nearest: Sequence[Machine], refused: Refused, claims: ClaimsOn) -> Iterator[_Try]:
     """One instance whose end would make room: the smallest that does."""
-    memory = {"gpu_share_not_free", "not_enough_vram", "not_enough_ram", "gpu_memory_in_use_by_others"}
+    memory = set(OF_MEMORY)
     grouped = allows_gang(request)
     if grouped:
         memory |= {"not_enough_gpus", "context_does_not_fit", "gpu_share_too_small"}
@@ -405,18 +488,29 @@ def _deletions(request: Request, nearest: Sequence[Machine], refused: Refused, c
         if not {reason.code for reason in worker.reasons} <= memory:
             continue
         machine = next(machine for machine in nearest if machine.id == worker.worker_id)
-        for claim in sorted(
-            claims(machine.id), key=lambda each: (sum(each.claim.vram.values()), each.claim.ram, each.name)
-        ):
-            after = copy_of(machine)
-            after.release(None, claim.accelerator, claim.claim)
-            others = _instead(nearest, after) if grouped or request.selected is not None else [after]
-            if isinstance(place(request, others), Placed):
-                size = gib(sum(claim.claim.vram.values()) or claim.claim.ram)
-                yield _Try(
-                    {"action": "delete_instance", "instance": claim.name},
-                    f"without {claim.name}, which holds {size} on {machine.name}, it fits",
-                    request,
-                    others,
-                )
+        for claim in sorted(claims(machine.id), key=_size_of):
+            around = nearest if grouped or request.selected is not None else [machine]
+            attempt = _deletion(request, around, machine, claim)
+            if isinstance(place(request, attempt.machines), Placed):
+                yield attempt
                 break
+
+
+OF_MEMORY: Final = frozenset({"gpu_share_not_free", "not_enough_vram", "not_enough_ram", "gpu_memory_in_use_by_others"})
+"""Objections that an instance's end may lift."""
+
+
+def _size_of(claim: OpenClaimOf) -> tuple[int, int, str]:
+    return (sum(claim.claim.vram.values()), claim.claim.ram, claim.name)
+
+
+def _deletion(request: Request, machines: Sequence[Machine], machine: Machine, claim: OpenClaimOf) -> _Try:
+    after = copy_of(machine)
+    after.release(None, claim.accelerator, claim.claim)
+    size = gib(sum(claim.claim.vram.values()) or claim.claim.ram)
+    return _Try(
+        {"action": "delete_instance", "instance": claim.name},
+        f"without {claim.name}, which holds {size} on {machine.name}, it fits",
+        request,
+        _instead(machines, after),
+    )

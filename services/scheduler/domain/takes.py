@@ -6,11 +6,12 @@ the engine, so the two can't drift. What the model needs must fit into it.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from schemas.models import ModelSpec, ModelWeights, Parallelism
 from schemas.parameters import find, whole_number
+from schemas.value import MOST_BYTES
 from schemas.wanted import MOST_TOKENS, Wanted
 from services.scheduler.domain.memory import gguf, mindie, vllm
 from services.scheduler.domain.memory.architecture import Architecture, architecture_of
@@ -85,6 +86,10 @@ class Estimate:
     ram_bytes: int
     layered: gguf.Layered | None
     """llama.cpp's view of it."""
+    _sizes: dict[int, tuple[Parallelism, ...]] = field(
+        default_factory=dict[int, tuple[Parallelism, ...]], repr=False, compare=False
+    )
+    """What `parallelisms` has answered."""
 
     @property
     def is_manual(self) -> bool:
@@ -142,8 +147,8 @@ class Estimate:
         )
         if needed is None or self.wanted.vram_bytes is not None:
             each = -(-self.needed_bytes // (parallelism.tensor * parallelism.pipeline))
-            return each + (self._cache_bytes(self.context, parallelism) or 0)
-        return needed
+            needed = each + (self._cache_bytes(self.context, parallelism) or 0)
+        return min(needed, MOST_BYTES)
 
     @property
     def _element_bytes(self) -> float:
@@ -216,11 +221,33 @@ class Estimate:
         return tuple((what, number) for what, number in whole if number is not None and number % tensor)
 
     def parallelisms(self, gpus: int) -> tuple[Parallelism, ...]:
-        """Sizes for so many GPUs of one worker: the user's, else all tensor parallel."""
-        wanted = self.wanted
-        if wanted.world_size is not None and gpus in (wanted.world_size, wanted.gpus):
-            return (Parallelism(tensor=wanted.tensor or 1, pipeline=wanted.pipeline or 1, data=wanted.data or 1),)
-        return (Parallelism(tensor=gpus),)
+        """Sizes for so many GPUs of one worker: the user's, else ours; all tensor parallel where nothing divides."""
+        found = self._sizes.get(gpus)
+        if found is None:
+            wanted = self.wanted
+            if wanted.world_size is not None and gpus in (wanted.world_size, wanted.gpus):
+                one = Parallelism(tensor=wanted.tensor or 1, pipeline=wanted.pipeline or 1, data=wanted.data or 1)
+            else:
+                one = self.divided(gpus, gpus) or Parallelism(tensor=gpus)
+            found = self._sizes[gpus] = (one,)
+        return found
+
+    @property
+    def may_pipeline(self) -> bool:
+        """Of language models: what reads a text all at once has no stages in its engines."""
+        return self.wanted.may_pipeline and self.takes_share
+
+    def divided(self, gpus: int, each: int) -> Parallelism | None:
+        """Sizes that share the model out among so many GPUs, `each` of a worker: as much tensor parallelism as divides
+        it and stays inside a worker, the rest a pipeline. None: no sizes do.
+        """
+        for tensor in range(each, 0, -1):
+            if each % tensor or not self.divides(tensor):
+                continue
+            stages = gpus // tensor
+            if stages == 1 or (self.may_pipeline and (self.architecture.layers or stages) >= stages):
+                return Parallelism(tensor=tensor, pipeline=stages)
+        return None
 
     def take(self, profile: Profile, gpus: int, parallelism: Parallelism) -> Take | ContextShort | None:
         """None: too large for so many GPUs like these, even empty ones."""
@@ -240,7 +267,7 @@ class Estimate:
         reserved = int(share * profile.memory_total)
         take = Take(gpus, reserved, self.ram_bytes, share, parallelism)
         if each > reserved and not self.is_manual:
-            return self._packed_short(profile, gpus, reserved, parallelism)
+            return self._cache_short(profile, gpus, reserved, parallelism)
         if not self.is_manual and (short := self._context_short(gpus, reserved, parallelism)) is not None:
             return short
         return self._fitting(profile, replace(take, overcommitted=each > reserved), reserved)
@@ -262,18 +289,23 @@ class Estimate:
         )
         return ContextShort(gpus, self.context, cache, room, fitting or 0)
 
-    def _packed_short(
-        self, profile: Profile, gpus: int, reserved: int, parallelism: Parallelism
-    ) -> ContextShort | None:
-        """Where all of a GPU holds what a packed model needs of it beside the cache."""
-        cache = self._cache_bytes(self.context, parallelism)
-        if not self._is_packed or cache is None:
+    def _cache_short(self, profile: Profile, gpus: int, reserved: int, parallelism: Parallelism) -> ContextShort | None:
+        """Where the share, or of a packed model all of a GPU, holds what is needed beside the cache that is counted in it."""
+        if self._is_packed:
+            tensor, pipeline, among = parallelism.tensor, parallelism.pipeline, 1
+        elif self.spec.backend == "MindIE" and self.wanted.vram_bytes is None:  # counted whole, and shared out evenly
+            tensor, pipeline, among = 1, 1, parallelism.tensor * parallelism.pipeline
+        else:
             return None
-        room = reserved - (self._packed_bytes(profile, parallelism) - cache)
+        cache = sequence_bytes(self.architecture, self.context, self._element_bytes, tensor=tensor, pipeline=pipeline)
+        if cache is None:
+            return None
+        each = cache // among
+        room = reserved - (self.needed_on(profile, gpus, parallelism) - each)
         fitting = fitting_tokens(
-            room, self.architecture, self._element_bytes, tensor=parallelism.tensor, pipeline=parallelism.pipeline
+            max(room, 0) * among, self.architecture, self._element_bytes, tensor=tensor, pipeline=pipeline
         )
-        return ContextShort(gpus, self.context, cache, room, fitting) if room > 0 and fitting else None
+        return ContextShort(gpus, self.context, each, room, fitting) if room > 0 and fitting else None
 
     def _llama_cpp(self, profile: Profile, gpus: int) -> Take | None:
         layered = self.layered
@@ -328,7 +360,25 @@ class Estimate:
         )
 
 
+MOST_FILE_BYTES: Final = 2**50
+"""Larger sizes are mistakes or lies. Whatever a formula makes of this one is still a size (`MOST_BYTES`)."""
+
+
+def _believable(weights: ModelWeights) -> ModelWeights:
+    """What nobody has is too large for every fleet as it is, and as large as can be counted with."""
+    sizes = {
+        name: min(size, MOST_FILE_BYTES)
+        for name in ("weight_bytes", "lora_bytes", "draft_bytes", "layer_bytes", "state_bytes")
+        if (size := getattr(weights, name)) is not None and size > MOST_FILE_BYTES
+    }
+    whole = sizes.get("weight_bytes", weights.weight_bytes)
+    if weights.layer_bytes is not None and weights.layer_bytes > whole:  # a part that is larger than the whole
+        sizes["layer_bytes"] = whole
+    return weights.model_copy(update=sizes) if sizes else weights
+
+
 def estimate_of(spec: ModelSpec, wanted: Wanted, weights: ModelWeights) -> Estimate:
+    weights = _believable(weights)
     architecture = architecture_of(weights)
     if spec.categories:
         architecture = replace(architecture, category=spec.categories[0])
@@ -354,8 +404,7 @@ def estimate_of(spec: ModelSpec, wanted: Wanted, weights: ModelWeights) -> Estim
         case "llama.cpp":
             ram = gguf.OVERHEAD_BYTES
         case "MindIE":
-            given = find(spec.backend_parameters, ("--cpu-mem-size",))
-            ram = mindie.ram_bytes((whole_number(given) if given is not None else None) or 0)
+            ram = mindie.ram_bytes(wanted.swap_gib)
         case "Custom":
             ram = max(needed // 10, CUSTOM_RAM_BYTES)
         case _:

@@ -37,7 +37,7 @@ LIFTED_BY: Final[Mapping[str, Lifted]] = {
     "not_enough_ram": Lifted.INVENTORY | Lifted.MEMORY,
     "context_does_not_fit": Lifted.INVENTORY | Lifted.MEMORY,
     "gpu_share_too_small": Lifted.INVENTORY | Lifted.MEMORY,
-    "quarantined": Lifted.FILES,
+    "quarantined": Lifted.QUARANTINE,
     "unsupported_model": Lifted.FILES,
 }
 """Code → what may lift it. Every other objection is about the model's files on the worker.

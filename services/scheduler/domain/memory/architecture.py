@@ -6,7 +6,7 @@ multimodal models are written. Unknown architectures give what can be read, and 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from schemas.models import Category, ModelWeights
 from services.scheduler.domain.memory.config_fields import (
@@ -61,6 +61,9 @@ class Architecture:
     head_size: int | None = None
     value_size: int | None = None
     """Of a head's values, where it is not that of its keys."""
+    full_kv_heads: int | None = None
+    full_head_size: int | None = None
+    """Of the layers that see everything, where those with a window have others (Gemma 4)."""
     latent_size: int | None = None
     """Of multi-head latent attention: numbers that one token keeps in a layer (latent and rotary part together)."""
     vocabulary_size: int | None = None
@@ -94,6 +97,8 @@ def architecture_of(weights: ModelWeights) -> Architecture:
     element_bytes = _DTYPE_BYTES.get(text(fields, "torch_dtype", "dtype") or "", 2)
     elements = (kv_heads or 0) * ((head_size or 0) + (value_size or head_size or 0))
     kinds = layer_kinds(fields, layers, latent or elements, element_bytes)
+    full_heads = count(fields, "num_global_key_value_heads", most=MOST_HEADS)
+    full_size = count(fields, "global_head_dim", most=MOST_HEAD_SIZE)
     vision = nested(config, *_VISION) or nested(nested(config, "thinker_config"), *_VISION)
     return Architecture(
         name=name,
@@ -112,6 +117,8 @@ def architecture_of(weights: ModelWeights) -> Architecture:
         kv_heads=kv_heads,
         head_size=head_size,
         value_size=value_size,
+        full_kv_heads=full_heads if full_heads != kv_heads else None,
+        full_head_size=full_size if full_size != head_size else None,
         latent_size=latent,
         vocabulary_size=count(fields, "padded_vocab_size", "vocab_size", most=MOST_VOCABULARY),
         vision_heads=count(vision, "num_attention_heads", "num_heads", "attention_heads", most=MOST_HEADS),
@@ -170,9 +177,19 @@ def _kv_heads(fields: Mapping[str, Any], heads: int | None) -> int | None:
         return 1
     if fields.get("multi_query_attention") is True:
         return count(fields, "multi_query_group_num", most=MOST_HEADS) or 1
+    told_groups = listed(fields, "block_heads_in_group") or map(_group_size, listed(fields, "block_configs"))
+    groups = [size for size in told_groups if isinstance(size, int) and 0 < size <= MOST_HEADS]
+    if heads and groups:
+        return -(-heads // min(groups))
     names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups")
     told = count(fields, *names, most=MOST_HEADS) or count(nested(fields, "attn_config"), "kv_n_heads", most=MOST_HEADS)
     return told or heads
+
+
+def _group_size(block: object) -> int | None:
+    """Heads that share a KV head in a block of Nemotron-NAS; None where it has no attention."""
+    attention = nested(cast("dict[str, Any]", block), "attention") if isinstance(block, dict) else {}
+    return count(attention, "n_heads_in_group", most=MOST_HEADS)
 
 
 def _head_sizes(fields: Mapping[str, Any], hidden: int | None, heads: int | None) -> tuple[int | None, int | None]:
@@ -184,12 +201,24 @@ def _head_sizes(fields: Mapping[str, Any], hidden: int | None, heads: int | None
         keys = count(fields, "head_dim", "attention_head_dim", "kv_channels", "head_size", "d_kv", most=MOST_HEAD_SIZE)
         if keys is None and hidden and heads:
             keys = _bounded(hidden // heads, MOST_HEAD_SIZE)
+    if _is_expanded(fields):
+        return keys, None  # values are filled up to the size of keys
     values = count(fields, "v_head_dim", most=MOST_HEAD_SIZE)
     return keys, values if values != keys else None
 
 
+def _is_expanded(fields: Mapping[str, Any]) -> bool:
+    """VLLM caches MiniCPM3's keys and values of every head, not the latent vector (`ModelConfig.is_deepseek_mla`).
+
+    SGLang keeps the latent vector: for it this is counted from above.
+    """
+    return text(fields, "model_type") == "minicpm3"
+
+
 def _latent_size(fields: Mapping[str, Any]) -> int | None:
     """DeepSeek-V2's cache; that of V3.2 keeps a key of its indexer beside it (counted in full, it is smaller)."""
+    if _is_expanded(fields):
+        return None
     rank = count(fields, "kv_lora_rank", most=MOST_LATENT)
     if rank is None:
         return None

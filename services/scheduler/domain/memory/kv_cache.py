@@ -12,6 +12,8 @@ Three things keep something else, and `sequence_bytes` knows them:
 - cross-attention holds keys and values of what the encoder saw (Whisper: 1500 frames, arXiv:2212.04356).
 """
 
+from dataclasses import replace
+
 from services.scheduler.domain.memory.architecture import Architecture
 
 
@@ -22,8 +24,15 @@ def bytes_per_token(
     layers = architecture.attention_layers
     if layers is None:
         return None
-    layer = _elements(architecture, tensor)
-    return 0 if layers == 0 else None if layer is None else int(-(-layers // pipeline) * layer * element_bytes)
+    if layers == 0:
+        return 0
+    windowed, full = _elements(architecture, tensor), _full_elements(architecture, tensor)
+    if windowed is None or full is None:
+        return None
+    if windowed == full:
+        return int(-(-layers // pipeline) * full * element_bytes)
+    near = min(architecture.windowed_layers, layers)
+    return int((-(-(layers - near) // pipeline) * full + -(-near // pipeline) * windowed) * element_bytes)
 
 
 def sequence_bytes(
@@ -45,16 +54,24 @@ def sequence_bytes(
     fixed = -(-architecture.fixed_bytes // (tensor * pipeline))
     if layers == 0:
         return fixed
-    layer = _elements(architecture, tensor)
-    if layer is None:
+    layer, full = _elements(architecture, tensor), _full_elements(architecture, tensor)
+    if layer is None or full is None:
         return None
     windowed, window = min(architecture.windowed_layers, layers), architecture.window
     if window is None:
         windowed = 0
-    held = -(-(layers - windowed) // pipeline) * tokens + -(-windowed // pipeline) * min(
-        tokens, (window or 0) + batch_tokens
-    )
-    return int(held * layer * element_bytes) + fixed
+    everything = -(-(layers - windowed) // pipeline) * tokens * full
+    near = -(-windowed // pipeline) * min(tokens, (window or 0) + batch_tokens) * layer
+    return int((everything + near) * element_bytes) + fixed
+
+
+def _full_elements(architecture: Architecture, tensor: int) -> int | None:
+    """As `_elements`, of a layer that sees everything."""
+    if architecture.full_kv_heads is None and architecture.full_head_size is None:
+        return _elements(architecture, tensor)
+    heads = architecture.full_kv_heads or architecture.kv_heads
+    size = architecture.full_head_size or architecture.head_size
+    return _elements(replace(architecture, kv_heads=heads, head_size=size, value_size=None), tensor)
 
 
 def _elements(architecture: Architecture, tensor: int) -> int | None:

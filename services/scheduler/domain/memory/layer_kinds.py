@@ -9,7 +9,7 @@ Chunked attention (Llama 4) is counted as a window of one chunk, as newer versio
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from services.scheduler.domain.memory.config_fields import (
     MOST_CONTEXT,
@@ -122,6 +122,10 @@ def _told(fields: Mapping[str, Any], layers: int) -> list[Kind] | None:
     """The kinds of hybrids and of newer configurations, which say them one by one."""
     if names := listed(fields, "layer_types", "layers_block_type"):
         return [_NAMES.get(name, "full") if isinstance(name, str) else "full" for name in names]
+    if blocks := listed(fields, "block_configs"):
+        return [_of_block(block) for block in blocks]
+    if without := listed(fields, "block_without_attention"):  # … as a downloader tells it
+        return ["nothing" if each is True else "full" for each in without]
     if pattern := text(fields, "hybrid_override_pattern"):
         return [_LETTERS.get(letter, "nothing") for letter in pattern]
     if numbers := listed(fields, "attn_type_list"):  # MiniMax
@@ -136,6 +140,12 @@ def _told(fields: Mapping[str, Any], layers: int) -> list[Kind] | None:
     if interval := count(fields, "full_attention_interval", most=MOST_LAYERS):  # Qwen3-Next
         return ["recurrent" if (layer + 1) % interval else "full" for layer in range(layers)]
     return None
+
+
+def _of_block(block: object) -> Kind:
+    """Of Nemotron-NAS: attention may be left out, or be a matrix. What can't be read has attention."""
+    attention = nested(cast("dict[str, Any]", block), "attention") if isinstance(block, dict) else {}
+    return "nothing" if attention.get("no_op") is True or attention.get("replace_with_linear") is True else "full"
 
 
 def _state_bytes(fields: Mapping[str, Any], element_bytes: int) -> int:

@@ -6,16 +6,13 @@ from services.scheduler.domain.candidate import Candidate
 
 def compute_capability_too_low(candidate: Candidate) -> ComputeCapabilityTooLow | None:
     request = candidate.request
-    if request.info is None or any(pool.gpus for pool in candidate.gpus.young):
+    gpu = candidate.first_old(lambda gpu: request.has_old_architecture(gpu.profile.type, gpu.compute_capability))
+    if gpu is None or request.info is None:
         return None
-    for pool in candidate.gpus.supported:
-        for gpu in pool.gpus:
-            if request.has_old_architecture(pool.type, gpu.compute_capability):
-                return ComputeCapabilityTooLow(
-                    worker_id=candidate.machine.id,
-                    gpu_index=gpu.index,
-                    compute_capability=gpu.compute_capability or "",
-                    needed=request.info.compute_capability or "",
-                    backend=request.spec.backend,
-                )
-    return None
+    return ComputeCapabilityTooLow(
+        worker_id=candidate.machine.id,
+        gpu_index=gpu.index,
+        compute_capability=gpu.compute_capability or "",
+        needed=request.info.compute_capability or "",
+        backend=request.spec.backend,
+    )

@@ -6,17 +6,14 @@ from services.scheduler.domain.candidate import Candidate
 
 def driver_too_old(candidate: Candidate) -> DriverTooOld | None:
     request = candidate.request
-    if request.info is None or any(pool.gpus for pool in candidate.gpus.young):
+    gpu = candidate.first_old(lambda gpu: request.has_old_driver(gpu.profile.type, gpu.runtime_version))
+    if gpu is None or request.info is None:
         return None
-    for pool in candidate.gpus.supported:
-        for gpu in pool.gpus:
-            if request.has_old_driver(pool.type, gpu.runtime_version):
-                return DriverTooOld(
-                    worker_id=candidate.machine.id,
-                    gpu_index=gpu.index,
-                    runtime_version=gpu.runtime_version or "",
-                    needed_version=request.info.runtimes[pool.type],
-                    backend=request.spec.backend,
-                    version=request.spec.backend_version,
-                )
-    return None
+    return DriverTooOld(
+        worker_id=candidate.machine.id,
+        gpu_index=gpu.index,
+        runtime_version=gpu.runtime_version or "",
+        needed_version=request.info.runtimes[gpu.profile.type],
+        backend=request.spec.backend,
+        version=request.spec.backend_version,
+    )

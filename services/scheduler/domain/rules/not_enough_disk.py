@@ -1,6 +1,7 @@
 """Files that are not on the worker yet need room on its disk. A worker that does not tell its disk is not refused."""
 
 from schemas.reasons import NotEnoughDisk
+from schemas.value import MOST_BYTES
 from services.scheduler.domain.candidate import Candidate
 
 
@@ -10,4 +11,6 @@ def not_enough_disk(candidate: Candidate) -> NotEnoughDisk | None:
     if free is None or request.must_look or request.known is None or machine.id in request.files_on:
         return None
     needed = request.known.weight_bytes + request.known.lora_bytes + request.known.draft_bytes
-    return NotEnoughDisk(worker_id=machine.id, needed_bytes=needed, free_bytes=free) if needed > free else None
+    if needed <= free:
+        return None
+    return NotEnoughDisk(worker_id=machine.id, needed_bytes=min(needed, MOST_BYTES), free_bytes=free)

@@ -16,4 +16,5 @@ def not_enough_ram(candidate: Candidate) -> NotEnoughRam | None:
         needed_bytes=needed,
         free_bytes=max(machine.ram_free, 0),
         total_bytes=machine.ram_total,
+        reserved_bytes=min(machine.inventory.memory_reserved, machine.ram_total),
     )

@@ -345,10 +345,10 @@ PUBLISHED: Final[Mapping[str, Published]] = {
         },
         Architecture(
             name="MiniCPM3ForCausalLM", category="llm", layers=62, attention_layers=62, hidden_size=2560,
-            intermediate_size=6400, attention_heads=40, kv_heads=40, head_size=96, latent_size=288,
+            intermediate_size=6400, attention_heads=40, kv_heads=40, head_size=96,
             vocabulary_size=73448, context_length=32768,
         ),
-        token_bytes=35712,  # 62 × (256 + 32) × 2
+        token_bytes=952320,  # 62 × 2 × 40 × 96 × 2: its latent vector is not what vLLM keeps
     ),
     "Mistral-7B-v0.1": Published(
         {
@@ -462,6 +462,62 @@ PUBLISHED: Final[Mapping[str, Published]] = {
             vocabulary_size=262400, vision_hidden_size=2048, context_length=32768,
         ),
         token_bytes=40960,  # 20 × 2 × 2 × 256 × 2
+    ),
+    "gemma-4-E2B": Published(  # the layers that see everything have larger heads; the last 20 read what others keep
+        {
+            "architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "dtype": "bfloat16",
+            "text_config": {
+                "model_type": "gemma4_text", "global_head_dim": 512, "head_dim": 256, "hidden_size": 1536,
+                "intermediate_size": 6144, "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+                "max_position_embeddings": 131072, "num_attention_heads": 8, "num_global_key_value_heads": None,
+                "num_hidden_layers": 35, "num_key_value_heads": 1, "num_kv_shared_layers": 20, "sliding_window": 512,
+                "vocab_size": 262144,
+            },
+        },
+        Architecture(
+            name="Gemma4ForConditionalGeneration", category="llm", layers=35, attention_layers=15, windowed_layers=12,
+            window=512, hidden_size=1536, intermediate_size=6144, attention_heads=8, kv_heads=1, head_size=256,
+            full_head_size=512, vocabulary_size=262144, context_length=131072,
+        ),
+        token_bytes=18432,  # (12 × 2 × 256 + 3 × 2 × 512) × 2
+    ),
+    "gemma-4-31B": Published(  # … and fewer
+        {
+            "architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "dtype": "bfloat16",
+            "text_config": {
+                "model_type": "gemma4_text", "attention_k_eq_v": True, "global_head_dim": 512, "head_dim": 256,
+                "hidden_size": 5376, "intermediate_size": 21504,
+                "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 10,
+                "max_position_embeddings": 262144, "num_attention_heads": 32, "num_global_key_value_heads": 4,
+                "num_hidden_layers": 60, "num_key_value_heads": 16, "num_kv_shared_layers": 0, "sliding_window": 1024,
+                "vocab_size": 262144,
+            },
+        },
+        Architecture(
+            name="Gemma4ForConditionalGeneration", category="llm", layers=60, attention_layers=60, windowed_layers=50,
+            window=1024, hidden_size=5376, intermediate_size=21504, attention_heads=32, kv_heads=16, head_size=256,
+            full_kv_heads=4, full_head_size=512, vocabulary_size=262144, context_length=262144,
+        ),
+        token_bytes=901120,  # (50 × 2 × 16 × 256 + 10 × 2 × 4 × 512) × 2
+    ),
+    "Nemotron-NAS": Published(  # of four blocks two have attention, one of them with more KV heads
+        {
+            "architectures": ["DeciLMForCausalLM"], "model_type": "nemotron-nas", "hidden_size": 8192,
+            "block_configs": [
+                {"attention": {"n_heads_in_group": 8, "no_op": False}, "ffn": {"ffn_mult": 2.625}},
+                {"attention": {"n_heads_in_group": None, "no_op": True}, "ffn": {"ffn_mult": 1.0}},
+                {"attention": {"n_heads_in_group": None, "no_op": False, "replace_with_linear": True}},
+                {"attention": {"n_heads_in_group": 4, "no_op": False}},
+            ],
+            "max_position_embeddings": 131072, "num_attention_heads": 64, "num_hidden_layers": 4,
+            "num_key_value_heads": None, "torch_dtype": "bfloat16", "vocab_size": 128256,
+        },
+        Architecture(
+            name="DeciLMForCausalLM", category="llm", layers=4, attention_layers=2, hidden_size=8192,
+            intermediate_size=32768, attention_heads=64, kv_heads=16, head_size=128, vocabulary_size=128256,
+            context_length=131072,
+        ),
+        token_bytes=16384,  # 2 × 2 × 16 × 128 × 2, the largest for both
     ),
     "gpt-oss-120b": Published(
         {

@@ -94,6 +94,8 @@ def test_what_a_sequence_keeps_anyway_is_shared_out_too() -> None:
 
 
 def test_the_kinds_of_layers_are_shared_out_evenly() -> None:
+    large = (131072 * 5 * 2 * 512 + 1024 * 25 * 8 * 256) * 2 * 2  # of half the layers, two of four heads and 8 of 16
+    assert sequence_bytes(the("gemma-4-31B"), 131072, 2, tensor=2, pipeline=2) == large
     assert sequence_bytes(the("gemma-3-27b"), 131072, 2, tensor=2, pipeline=2) == (131072 * 5 + 1024 * 26) * 4096
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Claim, Inventory, ModelSpec, ModelWeights
@@ -534,22 +534,19 @@ def context(tokens: int) -> Inject:
 
 
 def context_of_mindie(tokens: int, share: float) -> Inject:
-    """Its estimate has the cache of the whole context in it."""
+    """Its estimate has the cache of the whole context in it, and that is what is too large."""
 
     def inject(worker: Worker, ask: Ask) -> tuple[ReasonBase, ...]:
         worker.count = 1
         ask.parameters = [f"--npu-memory-fraction={share}", f"--max-seq-len={tokens}"]
-        needed = MINDIE_NEEDED + (tokens - 8192) * TOKEN
-        total = SIZE["MindIE"] * GIB
-        if needed > total:
-            return (
-                NotEnoughVram(
-                    worker_id=worker.id, needed_bytes=needed, largest_free_bytes=total, largest_total_bytes=total
-                ),
-            )
+        room = int(share * SIZE["MindIE"] * GIB) - (MINDIE_NEEDED - 8192 * TOKEN)
         return (
-            GpuShareTooSmall(
-                worker_id=worker.id, share=share, share_bytes=int(share * total), needed_bytes=needed, total_bytes=total
+            ContextDoesNotFit(
+                worker_id=worker.id,
+                context_tokens=tokens,
+                fitting_tokens=room // TOKEN // 16 * 16,
+                cache_bytes=tokens * TOKEN,
+                room_bytes=room,
             ),
         )
 
@@ -615,6 +612,15 @@ def follow(
     """The request and the fleet after somebody has done what was suggested."""
     change = suggestion.change
     request = ask.request()
+    if change.get("action") == "together":
+        left, after = dict(held), list(machines)
+        for part in cast("list[dict[str, object]]", change["changes"]):
+            then, after = follow(Suggestion(change=part, text=""), ask, after, left)
+            left.pop(str(part.get("instance")), None)
+            request = then if "action" not in part else request
+            if part.get("action") == "clear_quarantine":
+                request.crashes = then.crashes
+        return request, after
     if "action" not in change:
         spec = ModelSpec.model_validate(patched(request.spec.model_dump(mode="json"), change))
         return ask.asked(spec), list(machines)

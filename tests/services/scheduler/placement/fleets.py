@@ -170,15 +170,19 @@ def random_request(dice: random.Random, machines: Machines, model_id: ModelId) -
         parameters.append(f"{flag}={dice.choice([1, 2, 4, 8, 3])}")
     if dice.random() < 0.4 and backend == "vLLM":
         parameters.append(f"--gpu-memory-utilization={dice.choice([0.2, 0.3, 0.5, 0.95])}")
+    selector = None
+    if dice.random() < 0.15 and not any("-size" in parameter for parameter in parameters):
+        selector = {"gpus_per_replica": dice.choice([1, 2, 3, 4, 6])}
     size = dice.choice([1, 7, 15, 30, 70, 140]) * GIB
     weights = gguf(size) if backend == "llama.cpp" else safetensors(size)
     spec = a_spec(
         backend=backend,
         backend_parameters=parameters,
+        gpu_selector=selector,
         placement_strategy=dice.choice(["spread", "binpack"]),
         worker_selector=dice.choice([{}, {}, {}, {"rack": "1"}]),
         packed=backend == "vLLM" and dice.random() < 0.1,
-        cpu_offloading=backend == "llama.cpp" and dice.random() < 0.3,
+        cpu_offloading=backend in ("llama.cpp", "Custom") and dice.random() < 0.3,
         distributed_inference_across_workers=dice.random() < 0.5,
         categories=dice.choice([(), (), ("embedding",)]),
     )

@@ -27,6 +27,7 @@ from schemas.reasons import (
     ParametersContradict,
     ReasonBase,
     TooFewGpusSelected,
+    TooFewLayers,
     VocabularyNotDivisible,
     WorkersDoNotAddUp,
     WorldSizeDoesNotMatch,
@@ -239,7 +240,7 @@ CAUSES: Final = (
         (flag(CONTEXT_FLAG), flag(SHARE_FLAG)),
         who="author",
     ),
-    Cause("long context, MindIE", context_of_mindie(10**7, 0.5), ("MindIE",), (flag(CONTEXT_FLAG),), who="operator"),
+    Cause("long context, MindIE", context_of_mindie(10**7, 0.5), ("MindIE",), (flag(CONTEXT_FLAG),), who="author"),
     Cause(
         "RAM",
         ram(0.2),
@@ -375,7 +376,7 @@ CACHE_TYPES: Final = (
     "one of fp8, fp8_e4m3, fp8_e5m2, fp8_inc, int8, bf16, bfloat16, fp16, float16, f16, half, f32, float32, q8_0, q5_1,"
     " q5_0, q4_1, q4_0, iq4_nl, fp4_e2m1"
 )
-TOKENS: Final = "a number of tokens, at least 1"
+TOKENS: Final = "a number of tokens from 1 to 100000000"
 SELECTED: Final = {"gpu_ids": ["a0:cuda:0", "a0:cuda:1"]}
 
 WISHES: Final = (
@@ -406,11 +407,17 @@ WISHES: Final = (
     ),
     Wish(
         "heads by the selection",
-        asking("vLLM", gpu_selector={"gpus_per_replica": 3}),
+        asking("SGLang", "--speculative-algorithm=NGRAM", gpu_selector={"gpus_per_replica": 3}),
         (
-            HeadsNotDivisible(heads=32, tensor_parallel_size=3),
-            VocabularyNotDivisible(vocabulary_size=151936, tensor_parallel_size=3),
+            HeadsNotDivisible(heads=32, tensor_parallel_size=3, field="gpu_selector"),
+            VocabularyNotDivisible(vocabulary_size=151936, tensor_parallel_size=3, field="gpu_selector"),
         ),
+        (flag(TENSOR_FLAG),),
+    ),
+    Wish(
+        "more stages than layers",
+        asking("SGLang", "--pp-size=40"),
+        (TooFewLayers(layers=36, pipeline_parallel_size=40),),
         (flag(TENSOR_FLAG),),
     ),
     Wish(
@@ -576,7 +583,11 @@ WISHES: Final = (
         Wish(
             f"{backend} over {count} workers",
             asking(backend, weights=safetensors(size * GIB), distributed_inference_across_workers=True),
-            (WorkersDoNotAddUp(gpus_needed=needed, largest_group=2 * count, accelerator="cuda"),),
+            (
+                WorkersDoNotAddUp(
+                    gpus_needed=needed, largest_group=2 * count, accelerator="cuda", largest_if_empty=2 * count
+                ),
+            ),
             workers=count,
         )
         for backend, size, count, needed in (
@@ -610,7 +621,9 @@ def test_a_network_that_is_down_is_stated(count: int) -> None:
     refused = place(ask.request(), [worker.machine() for worker in workers])
     assert isinstance(refused, Refused)
     assert refused.request[:-1] == tuple(NetworkDown(worker_id=each.id, gpu_indexes=(0, 1)) for each in workers[1:])
-    assert refused.request[-1] == WorkersDoNotAddUp(gpus_needed=4, largest_group=2, accelerator="cann")
+    assert refused.request[-1] == WorkersDoNotAddUp(
+        gpus_needed=4, largest_group=2, accelerator="cann", largest_if_empty=2
+    )
     check_suggestions(ask, workers, refused)
 
 

@@ -316,7 +316,7 @@ OBJECTIONS = (
         "RAM beside what the system keeps",
         CUSTOM,
         a_machine("w1", gpus(1), ram=8 * GIB, inventory={"memory_reserved": 6 * GIB + 1}),
-        NotEnoughRam(needed_bytes=2 * GIB, free_bytes=2 * GIB - 1, total_bytes=8 * GIB),
+        NotEnoughRam(needed_bytes=2 * GIB, free_bytes=2 * GIB - 1, total_bytes=8 * GIB, reserved_bytes=6 * GIB + 1),
     ),
 )
 

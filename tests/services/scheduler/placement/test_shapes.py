@@ -16,6 +16,7 @@ from schemas.reasons import (
     GpuShareNotFree,
     GpuShareTooSmall,
     GpuUnhealthy,
+    HeadsNotDivisible,
     NetworkDown,
     NotEnoughVram,
     WorkersDoNotAddUp,
@@ -230,12 +231,12 @@ def test_packed_takes_what_the_model_needs_so_that_several_share_a_gpu() -> None
     assert [r.code for r in refused(request, machine).workers[0].reasons] == ["gpu_share_not_free", "not_enough_vram"]
 
 
-def packed_bytes(size: int, total: int, tensor: int = 1) -> int:
+def packed_bytes(size: int, total: int, tensor: int = 1, stages: int = 1) -> int:
     """As vLLM's own start counts it, with its defaults for large and for small GPUs."""
     batch, sequences = (8192, 1024) if total >= 70 * GIB else (2048, 256)
     activations = batch * 2 * (4 * 4096 + 3 * (12288 // tensor)) + sequences * 8 * 151936
-    beside = GIB + GIB // 2 + (GIB // 2 if tensor > 1 else 0)
-    return -(-size // tensor) + kv_bytes(tensor) + activations + beside
+    beside = GIB + GIB // 2 + (GIB // 2 if tensor * stages > 1 else 0)
+    return -(-size // (tensor * stages)) + kv_bytes(tensor, stages) + activations + beside
 
 
 def test_packed_on_a_gpu_that_is_just_large_enough_takes_all_of_it() -> None:
@@ -377,6 +378,77 @@ def test_who_selects_gpus_may_overcommit_them_and_it_is_said() -> None:
     assert not placed(a_request(selecting("w1:cuda:0")), a_machine("w1", gpus(1))).take.overcommitted
 
 
+TWENTY_EIGHT = {**QWEN3_8B, "num_attention_heads": 28}
+HEADLESS = {"architectures": ["SomethingForCausalLM"], "max_position_embeddings": 4096}
+
+
+@pytest.mark.parametrize(
+    ("backend", "count", "config", "tensor", "pipeline"),
+    [
+        ("vLLM", 2, QWEN3_8B, 2, 1),
+        ("vLLM", 3, QWEN3_8B, 1, 3),
+        ("vLLM", 6, QWEN3_8B, 2, 3),
+        ("vLLM", 6, {**QWEN3_8B, "vocab_size": 151937}, 1, 6),
+        ("vLLM", 8, TWENTY_EIGHT, 4, 2),
+        ("vLLM", 6, HEADLESS, 2, 3),
+        ("SGLang", 6, QWEN3_8B, 2, 3),
+    ],
+)
+def test_sizes_that_nobody_gave_are_chosen_so_that_they_divide_the_model(
+    backend: str, count: int, config: dict[str, Any], tensor: int, pipeline: int
+) -> None:
+    """The author says how many GPUs; what tensor parallelism can't share out is a pipeline, and the engine is told."""
+    request = a_request(a_spec(backend=backend, gpu_selector={"gpus_per_replica": count}), safetensors(GIB, config))
+    answer = placed(request, a_machine("w1", gpus(8)))
+    assert answer.places[0].gpu_indexes == tuple(range(count))
+    assert answer.parallelism == Parallelism(tensor=tensor, pipeline=pipeline)
+    names = (
+        ("--tp-size", "--pp-size") if backend == "SGLang" else ("--tensor-parallel-size", "--pipeline-parallel-size")
+    )
+    told = [f"{name}={size}" for name, size in zip(names, (tensor, pipeline), strict=True) if size > 1]
+    assert [flag for flag in assumed(request, answer) if "size" in flag] == told
+
+
+def test_a_pipeline_is_chosen_inside_the_members_of_a_group_too() -> None:
+    """Three GPUs of each of two workers: no two of one worker may share a stage with one of the other."""
+    spec = a_spec(gpu_selector={"gpus_per_replica": 6})
+    answer = placed(a_request(spec), *(a_machine(f"w{number}", gpus(3)) for number in range(2)))
+    assert [each.gpu_indexes for each in answer.places] == [(0, 1, 2)] * 2
+    assert answer.parallelism == Parallelism(tensor=1, pipeline=6)
+    four = a_spec(gpu_selector={"gpus_per_replica": 16})
+    answer = placed(a_request(four, safetensors(GIB, TWENTY_EIGHT)), *(a_machine(f"w{n}", gpus(8)) for n in range(2)))
+    assert answer.parallelism == Parallelism(tensor=4, pipeline=4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "config"),
+    [
+        ({"backend": "MindIE"}, QWEN3_8B),
+        ({"backend": "SGLang", "backend_parameters": ["--enable-mixed-chunk"]}, QWEN3_8B),
+        ({"backend": "SGLang", "speculative_config": {"algorithm": "ngram"}}, QWEN3_8B),
+        ({"categories": ("embedding",)}, {**QWEN3_8B, "architectures": ["BertModel"]}),
+        ({}, {**QWEN3_8B, "num_hidden_layers": 2}),
+    ],
+)
+def test_where_there_can_be_no_pipeline_a_number_that_divides_nothing_is_refused(
+    spec: dict[str, Any], config: dict[str, Any]
+) -> None:
+    kind = "cann" if spec.get("backend") == "MindIE" else "cuda"
+    request = a_request(a_spec(gpu_selector={"gpus_per_replica": 6}, **spec), safetensors(GIB, config))
+    answer = refused(request, a_machine("w1", gpus(8, type=kind)))
+    assert HeadsNotDivisible(heads=32, tensor_parallel_size=6, field="gpu_selector") in answer.request
+
+
+def test_a_group_is_no_pipeline_where_parameters_exclude_one() -> None:
+    """SGLang does not speculate in stages: its tensor parallelism goes over the workers."""
+    workers = [a_machine(f"w{number}", gpus(2)) for number in range(2)]
+    for parameters in (["--speculative-algorithm=EAGLE3"], ["--enable-mixed-chunk"]):
+        request = a_request(a_spec(backend="SGLang", backend_parameters=parameters), LARGE)
+        answer = placed(request, *workers)
+        assert answer.parallelism == Parallelism(tensor=4)
+        assert assumed(request, answer)[-1] == "--tp-size=4"
+
+
 def test_another_kind_under_the_selected_index_is_not_selected() -> None:
     of = (*gpus(1), *gpus(1, vendor="amd", type="rocm"))
     machine = a_machine("w1", of, claims=[(None, "cuda", Claim(vram={0: 72 * GIB}))])
@@ -413,7 +485,39 @@ def test_one_worker_is_taken_before_several() -> None:
 def test_all_members_find_a_place_or_none_does() -> None:
     busy = [(None, "cuda", Claim(vram={1: 20 * GIB}))]
     answer = refused(a_request(weights=LARGE), a_machine("w1", gpus(2)), a_machine("w2", gpus(2), claims=busy))
-    assert answer.request == (WorkersDoNotAddUp(gpus_needed=4, largest_group=2, accelerator="cuda"),)
+    (why,) = answer.request
+    assert why == WorkersDoNotAddUp(gpus_needed=4, largest_group=2, accelerator="cuda", largest_if_empty=4)
+    assert why.whose == "wait"
+
+
+def busy(count: int) -> list[tuple[None, str, Claim]]:
+    return [(None, "cuda", Claim(vram=dict.fromkeys(range(count), 70 * GIB)))]
+
+
+@pytest.mark.parametrize(
+    ("others", "kind", "largest", "ever", "whose"),
+    [
+        ([], "rocm", 2, 2, "operator"),
+        ([{"cordoned": True}], "rocm", 2, 2, "operator"),
+        ([{"state": "unreachable"}], "cuda", 0, 4, "wait"),
+        ([{"claims": busy(2)}], "cuda", 0, 4, "wait"),
+        ([{"of": gpus(1)}, {"of": gpus(1)}], "cuda", 2, 3, "operator"),
+        ([{"of": gpus(1)}, {"of": gpus(1)}, {"of": gpus(1)}], "cuda", 3, 4, "wait"),
+    ],
+)
+def test_who_waits_for_a_group_is_told_whether_waiting_helps(
+    others: list[dict[str, Any]], kind: str, largest: int, ever: int, whose: str
+) -> None:
+    """Four GPUs are needed, two and two or one of each. Both GPUs of `a` are taken, those of `b` are of another kind."""
+    fleet = [a_machine("a", gpus(2), claims=busy(2)), a_machine("b", gpus(2, type="rocm"))]
+    for number, fields in enumerate(others):
+        given: dict[str, Any] = {"of": gpus(2)} | fields
+        fleet.append(a_machine(f"c{number}", **given))
+    answer = refused(a_request(weights=LARGE), *fleet)
+    assert [reason.code for reason in answer.request] == ["workers_do_not_add_up"]
+    (why,) = answer.request
+    assert why == WorkersDoNotAddUp(gpus_needed=4, largest_group=largest, accelerator=kind, largest_if_empty=ever)
+    assert why.whose == whose
 
 
 def test_members_have_the_same_number_of_gpus() -> None:
@@ -505,7 +609,7 @@ def test_a_network_that_is_down_keeps_a_worker_out_of_groups_and_is_named() -> N
     answer = refused(request, *workers)
     assert answer.request == (
         NetworkDown(worker_id=WorkerId("w-w0"), gpu_indexes=(0, 1, 2, 3)),
-        WorkersDoNotAddUp(gpus_needed=8, largest_group=4, accelerator="cann"),
+        WorkersDoNotAddUp(gpus_needed=8, largest_group=4, accelerator="cann", largest_if_empty=4),
     )
     alone = placed(request, a_machine("w0", ascend(8, up=False)))  # alone it needs no network
     assert alone.parallelism == Parallelism(tensor=8)
@@ -617,6 +721,25 @@ def test_a_custom_image_runs_in_ram_only_where_that_is_allowed() -> None:
     assert [reason.code for reason in answer.workers[0].reasons] == ["no_gpu"]
     answer = placed(a_request(a_spec(backend="Custom", cpu_offloading=True)), a_machine("w1"))
     assert answer.places == (part("w1", (), Claim(ram=needed), None),)
+
+
+def test_a_custom_image_falls_back_to_ram_where_no_gpu_has_room_and_that_is_allowed() -> None:
+    """As llama.cpp does; a GPU anywhere in the fleet comes first, and who asks for GPUs gets GPUs."""
+    needed = int(15 * GIB * 1.2) + 2 * GIB
+    full = a_machine("a", gpus(1), claims=[(None, "cuda", Claim(vram={0: 79 * GIB}))])
+    custom = a_spec(backend="Custom", cpu_offloading=True)
+    assert placed(a_request(custom), full).places == (part("a", (), Claim(ram=needed), None),)
+    assert placed(a_request(custom), full, a_machine("b", gpus(1))).places[0].worker_id == "w-b"
+    short = a_machine("a", gpus(1), ram=8 * GIB, claims=[(None, "cuda", Claim(vram={0: 79 * GIB}))])
+    for spec, machine in ((custom, short), (a_spec(backend="Custom"), full)):
+        assert [r.code for r in refused(a_request(spec), machine).workers[0].reasons] == ["not_enough_vram"]
+    two = [a_machine(name, gpus(1)) for name in ("b", "c")]
+    large = a_request(custom, safetensors(100 * GIB))
+    assert len(placed(large, *two).places) == 2  # a group of workers comes before RAM, too
+    assert placed(large, full, two[0]).places[0].type is None
+    asking = a_spec(backend="Custom", cpu_offloading=True, gpu_selector={"gpus_per_replica": 1})
+    assert isinstance(place(a_request(asking), [full]), Refused)
+    assert [r.code for r in refused(a_request(asking), a_machine("c")).workers[0].reasons] == ["no_gpu"]
 
 
 def test_embedding_models_take_what_they_need_and_no_share() -> None:
@@ -768,8 +891,8 @@ def test_the_answer_depends_neither_on_the_order_of_workers_nor_on_when_it_is_as
             assert other == answer, seed
 
 
-def kv_bytes(tensor: int) -> int:
-    return 2 * 36 * max(-(-8 // tensor), 1) * 128 * 2 * 8192
+def kv_bytes(tensor: int, stages: int = 1) -> int:
+    return 2 * -(-36 // stages) * max(-(-8 // tensor), 1) * 128 * 2 * 8192
 
 
 def ways(request: Request, gpu: GpuSlot, count: int) -> Iterator[int]:
@@ -780,30 +903,34 @@ def ways(request: Request, gpu: GpuSlot, count: int) -> Iterator[int]:
     total, capacity = gpu.profile.memory_total, gpu.profile.capacity
     needed = int(1.2 * size) + (512 * MIB if spec.categories == ("embedding",) else 2 * GIB)
     given = {name: value for name, _, value in (each.partition("=") for each in spec.backend_parameters)}
-    tensor = given.get("--tp-size") or given.get("--tensor-parallel-size")
-    if tensor is not None and int(tensor) != count:
+    sizes = given.get("--tp-size") or given.get("--tensor-parallel-size")
+    chosen = spec.gpu_selector.gpus_per_replica if spec.gpu_selector is not None else None
+    fixed = int(sizes) if sizes is not None else chosen
+    if fixed not in (None, count):
         return
+    tensor = math.gcd(count, 32, 151936) if sizes is None and chosen and spec.backend in ("vLLM", "SGLang") else count
+    stages = count // tensor
     if spec.backend == "Custom":
         yield -(-needed // count)
     elif spec.backend == "llama.cpp":
         layers = -(-(size * 32 // 33 + 2 * 32 * 8 * 128 * 2 * 4096) // 32)
         yield -(-32 // count) * layers + (size - size * 32 // 33) + 256 * MIB
-    elif 32 % count == 0 and 151936 % count == 0:
+    elif 32 % tensor == 0 and 151936 % tensor == 0:
         if spec.backend == "MindIE":
             needed = 3 * GIB + size + kv_bytes(1) + 200 * 128 * 36 * 32 * 128 * 2
         each = -(-needed // count)
         share = 0.9
         if spec.backend == "SGLang":
-            share = mem_fraction_static(total, tensor=count, ascend=gpu.profile.type == "cann")
+            share = mem_fraction_static(total, tensor=tensor, pipeline=stages, ascend=gpu.profile.type == "cann")
         left = math.floor(capacity / total * 100) / 100
         share = min(share, left)
         if "--gpu-memory-utilization" in given:
             share = float(given["--gpu-memory-utilization"])
         elif spec.packed:
-            each = packed_bytes(size, total, count)
+            each = packed_bytes(size, total, tensor, stages)
             share = min(-(-100 * each // total) / 100, left)
         taken = int(share * total)
-        if each <= taken and kv_bytes(count) <= taken - -(-size // count) - GIB:
+        if each <= taken and kv_bytes(tensor, stages) <= taken - -(-size // count) - GIB:
             yield taken
 
 

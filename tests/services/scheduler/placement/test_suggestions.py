@@ -8,10 +8,11 @@ import pytest
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Claim, GpuNetwork
 from schemas.reasons import Suggestion
+from services.scheduler.domain import suggestions
 from services.scheduler.domain.candidate import Request
-from services.scheduler.domain.placement import Placed, place
+from services.scheduler.domain.placement import Placed, Refused, place
 from services.scheduler.domain.snapshot import Machine
-from services.scheduler.domain.suggestions import MOST, OpenClaimOf, changed, merged, suggestions_for
+from services.scheduler.domain.suggestions import MOST, SELECTED, OpenClaimOf, changed, merged, suggestions_for
 from tests.services.scheduler.placement.fleets import (
     GIB,
     a_gpu,
@@ -151,6 +152,19 @@ def test_a_larger_size_is_suggested_where_a_smaller_one_does_not_hold_the_model(
     assert "with --tensor-parallel-size=4 it fits" in texts(suggested(too_few, a_machine("w1", gpus(8))))
 
 
+def test_sizes_are_left_to_us_where_only_the_number_of_gpus_need_be_given() -> None:
+    """Six can't divide 32 heads, and two stages of three can; six copies are too large, and one over six GPUs is not."""
+    selector = {"gpus_per_replica": 6}
+    six = a_request(a_spec(backend_parameters=["-tp=6"], gpu_selector=selector))
+    first = suggested(six, a_machine("w1", gpus(8)))[0]
+    assert first == Suggestion(change={"backend_parameters": []}, text="without parallel sizes it fits")
+    copies = a_request(a_spec(backend_parameters=["-dp=6"], gpu_selector=selector), safetensors(100 * GIB))
+    assert Suggestion(
+        change={"backend_parameters": ["--tensor-parallel-size=2", "--pipeline-parallel-size=3"]},
+        text="with --tensor-parallel-size=2 and --pipeline-parallel-size=3 it fits",
+    ) in suggested(copies, a_machine("w1", gpus(8)))
+
+
 def test_as_many_layers_are_suggested_as_fit() -> None:
     machine = a_machine("w1", gpus(1, 24 * GIB))
     request = a_request(a_spec(backend="llama.cpp", backend_parameters=["-ngl", "99"]), gguf(40 * GIB))
@@ -213,9 +227,98 @@ def test_a_label_that_is_built_in_is_nobodys_to_give() -> None:
     assert texts(suggested(request, a_machine("w1", gpus(1)))) == ["without a worker selector it fits"]
 
 
-def test_two_things_that_are_wrong_with_a_worker_are_not_mended_by_one() -> None:
+def test_two_things_that_are_wrong_with_a_worker_are_mended_by_two() -> None:
     request = a_request(a_spec(worker_selector={"a": "b"}))
-    assert suggested(request, a_machine("w1", gpus(1), cordoned=True)) == ()
+    (said,) = suggested(request, a_machine("w1", gpus(1), cordoned=True))
+    assert said == Suggestion(
+        change={
+            "action": "together",
+            "changes": [{"worker_selector": {"a": None}}, {"action": "uncordon_worker", "worker": "w1"}],
+        },
+        text="without a worker selector and when w1 is uncordoned it fits",
+    )
+
+
+def test_a_shorter_context_and_another_share_are_one_patch() -> None:
+    """Half of the GPU is taken, and in what is free the context is too long."""
+    request = a_request(a_spec(backend_parameters=["--max-model-len=300000"]), safetensors(15 * GIB))
+    machine = a_machine("w1", gpus(1), claims=held(40))
+    (said,) = suggested(request, machine)
+    tokens = 24 * GIB // 147456 // 16 * 16
+    assert said.change == {"backend_parameters": ["--gpu-memory-utilization=0.5", f"--max-model-len={tokens}"]}
+    assert said.text == f"with --gpu-memory-utilization=0.5 and with --max-model-len={tokens} it fits"
+    assert isinstance(place(changed(request, said.change), [machine]), Placed)
+
+
+def test_a_shorter_context_and_more_gpus_are_one_patch() -> None:
+    """The weights need four GPUs, and beside them a million tokens have no room."""
+    request = a_request(a_spec(backend_parameters=["-tp=2", "--max-model-len=10M"]), safetensors(160 * GIB))
+    machine = a_machine("w1", gpus(4))
+    (said,) = suggested(request, machine)
+    assert "without parallel sizes and with --max-model-len=" in said.text
+    assert "action" not in said.change
+    assert placed(changed(request, said.change), machine).take.gpus == 4
+
+
+def test_two_instances_are_deleted_where_one_is_not_enough() -> None:
+    two = [(None, "cuda", Claim(vram={0: 40 * GIB})), (None, "cuda", Claim(vram={0: 30 * GIB}))]
+    three = [*two, (None, "cuda", Claim(vram={0: 9 * GIB}))]
+    claims = [claim("one", "w1", 40, 0), claim("two", "w1", 30, 0), claim("three", "w1", 9, 0)]
+    whole = a_request(a_spec(backend_parameters=["--gpu-memory-utilization=0.85"]), safetensors(50 * GIB))
+    (said,) = suggested(whole, a_machine("w1", gpus(1), claims=three), claims=claims)
+    assert said == Suggestion(
+        change={
+            "action": "together",
+            "changes": [
+                {"action": "delete_instance", "instance": "one"},
+                {"action": "delete_instance", "instance": "two"},
+            ],
+        },
+        text="without one, which holds 40.0 GiB on w1 and without two, which holds 30.0 GiB on w1 it fits",
+    )
+
+
+def test_an_instance_is_not_deleted_twice() -> None:
+    held_now = [36, 25, 18]
+    promises = [(None, "cuda", Claim(vram={0: gib * GIB})) for gib in held_now]
+    claims = [claim(f"x{gib}", "w1", gib, 0) for gib in held_now]
+    assert (
+        suggested(a_request(weights=safetensors(55 * GIB)), a_machine("w1", gpus(1), claims=promises), claims=claims)
+        == ()
+    )
+
+
+def test_two_parameters_that_are_wrong_in_different_ways_are_mended_together() -> None:
+    request = a_request(a_spec(backend_parameters=["-tp=3", "--gpu-memory-utilization=2"]))
+    (said,) = suggested(request, a_machine("w1", gpus(4)))
+    assert isinstance(place(changed(request, said.change), [a_machine("w1", gpus(4))]), Placed)
+    assert said.text == "with --tensor-parallel-size=2 and without --gpu-memory-utilization it fits"
+
+
+def test_pairs_are_few_and_only_where_nothing_helps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in the way of however many workers, few places are looked for, and on few of them."""
+    looked: list[int] = []
+
+    def counted(request: Request, machines: Sequence[Machine]) -> Placed | Refused:
+        looked.append(len(machines))
+        return place(request, machines)
+
+    monkeypatch.setattr(suggestions, "place", counted)
+    machines = [
+        a_machine(f"w{number:03}", gpus(1, 24 * GIB), claims=held(20), cordoned=True, labels={"a": str(number)})
+        for number in range(200)
+    ]
+    spec = a_spec(worker_selector={"b": "1"})
+    request = a_request(spec, safetensors(30 * GIB), crashes={machines[0].id: 5}, distributed=False)
+    assert suggested(request, *machines) == ()
+    assert len(looked) < 80
+    assert sorted(looked)[-2:] == [6, SELECTED]  # once a group is looked for
+
+
+def test_what_helps_alone_is_not_said_with_something_else() -> None:
+    said = suggested(a_request(a_spec(worker_selector={"a": "b"})), a_machine("w1", gpus(1)))
+    assert len(said) == 2
+    assert not any(each.change.get("action") == "together" for each in said)
 
 
 def test_where_nothing_helps_nothing_is_said() -> None:

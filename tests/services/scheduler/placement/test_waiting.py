@@ -10,8 +10,10 @@ from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Inventory
 from schemas.reasons import REASONS, ModelNotFound
 from services.scheduler.domain.candidate import Candidate, Looked, Request
+from services.scheduler.domain.fleet import Fleet
 from services.scheduler.domain.machines import Lifted, Machines
 from services.scheduler.domain.placement import Placed, Refused, may_gang, place
+from services.scheduler.domain.placing import Placing
 from services.scheduler.domain.rules import RULES
 from services.scheduler.domain.snapshot import Machine
 from services.scheduler.domain.waiting import LIFTED_BY, WaitingModels
@@ -35,7 +37,7 @@ M = ModelId("m-m")
 W1, W2, W3 = WorkerId("w-w1"), WorkerId("w-w2"), WorkerId("w-w3")
 OF_REQUESTS = {
     "no_workers", "gpu_unknown", "workers_do_not_add_up", "network_down", "heads_not_divisible",
-    "vocabulary_not_divisible", "world_size_does_not_match", "gpu_types_mixed", "too_few_gpus_selected",
+    "vocabulary_not_divisible", "too_few_layers", "world_size_does_not_match", "gpu_types_mixed", "too_few_gpus_selected",
     "parameter_invalid", "parameters_contradict", "backend_unknown", "backend_version_unknown",
 }  # fmt: skip
 OF_FILES = {
@@ -100,8 +102,8 @@ def speak(fleet: Machines) -> None:
     fleet.hear_downloader(W2, alive=True)
 
 
-def files_change(fleet: Machines) -> None:
-    fleet.lift(W2, Lifted.FILES)
+def lift_quarantine(fleet: Machines) -> None:
+    fleet.lift(W2, Lifted.QUARANTINE)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def files_change(fleet: Machines) -> None:
         (a_machine("w2", gpus(1, 12 * GIB)), {}, put()),
         (a_machine("w2", gpus(1), inventory={"disk_free": 1}), {}, put()),
         (a_machine("w2", gpus(1), claims=FULL), {}, free),
-        (a_machine("w2", gpus(1)), {"crashes": {W2: 5}}, files_change),
+        (a_machine("w2", gpus(1)), {"crashes": {W2: 5}}, lift_quarantine),
     ],
 )
 def test_what_lifts_a_blocker_wakes_on_that_worker(
@@ -138,6 +140,23 @@ def test_what_lifts_a_blocker_wakes_on_that_worker(
     assert woken(fleet, waiting) == {M: [W2]}
     request.crashes = {}
     assert isinstance(place(request, list(fleet)), Placed)
+
+
+def test_a_quarantine_is_lifted_for_itself() -> None:
+    """What is found of the files on the worker changes nothing about it, and nobody asks there for them in vain."""
+    machines = a_fleet(a_machine("w1", gpus(1)), a_machine("w2", gpus(1)))
+    request = a_request(must_look=True, crashes={W2: 5}, looked={"w2": safetensors(GIB)})
+    waiting = waiting_for(machines, request, listed=0)
+    machines.lift(W2, Lifted.FILES)
+    assert woken(machines, waiting) == {}
+    machines.lift(W2, Lifted.QUARANTINE)
+    assert woken(machines, waiting) == {M: [W2]}
+    fleet = Fleet()
+    for machine in machines:
+        fleet.machines.put(machine)
+    placing = Placing(fleet)
+    placing.waiting.refused(M, refused(request, *machines), 0)
+    assert placing.worth_asking(M, 9) == [W1]
 
 
 def test_what_lifts_no_blocker_wakes_nobody() -> None:

@@ -180,7 +180,9 @@ def test_a_length_that_is_none_is_a_problem(text: str) -> None:
     wanted = wanted_of(spec(f"--max-model-len={text}"))
     assert wanted.context is None
     assert wanted.problems == (
-        ParameterInvalid(parameter="--max-model-len", value=text[:80], expected="a number of tokens, at least 1"),
+        ParameterInvalid(
+            parameter="--max-model-len", value=text[:80], expected="a number of tokens from 1 to 100000000"
+        ),
     )
 
 
@@ -192,7 +194,7 @@ def test_a_number_of_layers_that_is_none_is_a_problem() -> None:
 
 def test_a_flag_without_its_value_is_a_problem() -> None:
     assert wanted_of(spec("--max-model-len", "--enforce-eager")).problems == (
-        ParameterInvalid(parameter="--max-model-len", value="", expected="a number of tokens, at least 1"),
+        ParameterInvalid(parameter="--max-model-len", value="", expected="a number of tokens from 1 to 100000000"),
     )
 
 
