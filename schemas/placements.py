@@ -257,6 +257,31 @@ class PlacementAnswer(Value):
     """The first replica that found no place, from 1: those before it would have."""
 
 
+class AnswerMeasured(Value):
+    """What instances that are placed alike claim, and what engines like theirs were measured to hold at most."""
+
+    gpu: str
+    """The name of the GPUs; `cpu` when they run on none."""
+    gpus: int
+    """Of each instance."""
+    workers: int = 1
+    gpu_layers: int | None = None
+    """Of llama.cpp, when it was told a number."""
+    instances: int
+    claimed_vram: Bytes
+    """On each GPU; the largest."""
+    peak_vram: Bytes | None = None
+    """None: not measured."""
+    claimed_ram: Bytes
+    """On each worker; the largest."""
+    peak_ram: Bytes | None = None
+    share: float | None = None
+    """Of each GPU, which the engine reserves whatever it needs; None: what it claims is an estimate, or was measured."""
+    text: str
+    warning: str | None = None
+    """What to do where more was measured than is claimed."""
+
+
 class ModelPlacementQuestion(Asked):
     """`muster.core.placement`: why are this model's instances where they are, or nowhere?"""
 
@@ -270,3 +295,5 @@ class ModelPlacement(Value):
     needs: AnswerNeeds | None = None
     refusal: PlacementAnswer | None = None
     """Of one more instance, while some are pending."""
+    measured: tuple[AnswerMeasured, ...] = ()
+    """Of those that are placed; each kind of place once."""

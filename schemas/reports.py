@@ -16,6 +16,16 @@ EnginePhase = Literal["accepted", "pulling", "loading", "healthy", "unhealthy", 
 FilePhase = Literal["listing", "downloading", "verifying", "ready", "failed", "deleted"]
 
 
+RISE_PERCENT: Final = 5
+
+
+def has_risen(known: int | None, peak: int | None) -> bool:
+    """Is this peak worth telling to whoever knows the former one? Engines creep: not every page is news."""
+    if not peak:
+        return False
+    return not known or peak * 100 >= known * (100 + RISE_PERCENT)
+
+
 class Report(Value):
     type: ClassVar[str]
     kind: ClassVar[str]
@@ -50,6 +60,11 @@ class EngineSeen(Value):
     log_tail: Annotated[tuple[str, ...], Field(max_length=200)] = ()
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
     peak_vram: dict[int, Bytes] = {}
+    """GPU index → the most that it was seen to hold there. Told once it has answered: what it held while it still loaded
+    says little. Empty where nobody measures.
+    """
+    peak_ram: Bytes | None = None
+    """The most RAM that it was seen to hold with everything it started. Told once it has answered; None: not measured."""
 
 
 class EngineReported(Report):

@@ -13,6 +13,7 @@ from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
 from schemas.reasons import Reason
 from schemas.subjects import name_token
+from schemas.value import Bytes, Count
 
 
 class ModelFact(Fact):
@@ -145,6 +146,35 @@ class ModelQuarantineLifted(ModelFact):
     worker_ids: tuple[WorkerId, ...]
     clears: int
     """How often they were to be forgotten, this time included."""
+
+
+class ModelPeakMeasured(ModelFact):
+    """An engine of the model was seen to hold more than was known of its revision, on GPUs of one name and number."""
+
+    type: ClassVar[str] = "ModelPeakMeasured"
+    revision: int
+    gpu: str
+    """The name of its GPUs, as in the inventory; `A + B` where its worker has several of one type; `cpu`: it has none."""
+    gpus: Count
+    """Of the instance, over all its workers."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    gpu_layers: Count | None = None
+    """Of llama.cpp: how many layers were put on GPUs; None: all."""
+    claimed_vram: Bytes
+    """By this attempt, on each GPU; the largest."""
+    claimed_ram: Bytes
+    peak_vram: Bytes | None = None
+    """On one GPU, the largest; None: not measured. Of all attempts that are alike, so far."""
+    peak_ram: Bytes | None = None
+    """On one worker. Of all attempts that are alike, so far."""
+    worker_id: WorkerId
+    instance_id: InstanceId
+    attempt: Annotated[int, Field(ge=1)]
+    """What was seen last."""
+
+    @property
+    def worker(self) -> str:
+        return self.worker_id
 
 
 class ModelEnded(ModelFact):

@@ -26,7 +26,7 @@ from schemas.asks import LogLines, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
-from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved
+from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
@@ -45,6 +45,10 @@ PROBE_TIMEOUT_SECONDS: Final = 1.0
 PROBES_UNTIL_UNHEALTHY: Final = 3
 LOADING_AGAIN_SECONDS: Final = 10.0
 LINES_OF_PROGRESS: Final = 20
+PEAK_SECONDS: Final = 5.0
+"""Between two looks at what an engine holds. The kernel keeps the peak of each process: only processes that come and go
+between them are missed.
+"""
 
 
 @dataclass(slots=True)
@@ -57,6 +61,10 @@ class Watched:
     port: int | None = None
     program: str = ""
     health_path: str = "/health"
+    peak_ram: int | None = None
+    """The most RAM that it was seen to hold since it first answered; bytes."""
+    told_peak_ram: int | None = None
+    """… as the last report says."""
     ended: EngineSeen | None = None
     probing: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -65,8 +73,18 @@ class Watched:
             return self.ended
         ports = (self.port,) if self.port is not None else ()
         return EngineSeen(
-            instance_id=self.id.instance_id, attempt=self.id.attempt, rank=self.rank, phase=self.phase, ports=ports
+            instance_id=self.id.instance_id,
+            attempt=self.id.attempt,
+            rank=self.rank,
+            phase=self.phase,
+            ports=ports,
+            peak_ram=self.peak_ram,
         )
+
+    @property
+    def has_a_new_peak(self) -> bool:
+        """One that is worth a report of its own."""
+        return has_risen(self.told_peak_ram, self.peak_ram)
 
 
 class AgentProcess:
@@ -191,6 +209,8 @@ class AgentProcess:
             watched = self._engines.get(engine, Watched(engine))
             if watched.probing is not None:
                 watched.probing.cancel()
+            if watched.peak_ram is not None:
+                await self._measure(watched)
             await self._runtime.stop(engine, self._settings.stop_grace_seconds)
             watched.phase, watched.port = "stopped", None
             self._report(watched)
@@ -240,6 +260,7 @@ class AgentProcess:
                 "exit_code": code,
                 "reasons": reasons,
                 "log_tail": evidence(exit_.log_tail),
+                "peak_ram": watched.peak_ram,
             }
         )
         self._report(watched)
@@ -254,11 +275,15 @@ class AgentProcess:
         does not even write (it hung before it was adopted, say) is unhealthy.
         """
         misses, has_answered = 0, False
+        measured_at = float("-inf")
         looked_at, wrote = time.monotonic(), await self._runtime.log_tail(watched.id, LINES_OF_PROGRESS)
         while True:
             if await self._answers(watched):
                 misses, has_answered = 0, True
-                if watched.phase != "healthy":
+                if time.monotonic() - measured_at >= PEAK_SECONDS:
+                    measured_at = time.monotonic()
+                    await self._measure(watched)
+                if watched.phase != "healthy" or watched.has_a_new_peak:
                     watched.phase = "healthy"
                     self._report(watched)
             elif has_answered:
@@ -273,6 +298,11 @@ class AgentProcess:
                     watched.phase = "loading" if wrote != before else "unhealthy"
                     self._report(watched)
             await asyncio.sleep(PROBE_STARTING_SECONDS if watched.phase == "loading" else PROBE_SECONDS)
+
+    async def _measure(self, watched: Watched) -> None:
+        peak = await self._runtime.peak_ram(watched.id)
+        if peak is not None:
+            watched.peak_ram = max(peak, watched.peak_ram or 0)
 
     async def _answers(self, watched: Watched) -> bool:
         if self._http is None:
@@ -312,6 +342,7 @@ class AgentProcess:
         )
 
     def _report(self, watched: Watched) -> None:
+        watched.told_peak_ram = watched.peak_ram
         edge = self._line()
         edge.report(EngineReported(**edge.identity(), engine=watched.seen()))
 

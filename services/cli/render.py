@@ -158,7 +158,17 @@ def explain(
             parts += _why_there(places.get(instance["id"]))
     for group in pending.values():
         parts += ["", *_explain_pending(group, now, refusal)]
-    return Group(*parts)
+    return Group(*parts, *_measured(placement))
+
+
+def _measured(placement: Document | None) -> list[RenderableType]:
+    """What is claimed, and what was measured."""
+    lines: list[RenderableType] = []
+    for each in placement.get("measured", ()) if placement is not None else ():
+        lines.append(Text(f"{plain(each['text'])}."))
+        if each["warning"] is not None:
+            lines.append(Text(f"It {plain(each['warning'])}.", style="yellow"))
+    return ["", *lines] if lines else []
 
 
 def plan(name: str, answer: Document) -> RenderableType:
@@ -376,6 +386,10 @@ def details(kind: str, data: Document, names: Names) -> str:
             text = f"{_size(size)} of {form} on {names.get(worker, worker)}"
         case "ModelFileWanted", {"source": {"path": path}, "worker_id": worker}:
             text = f"{path} on {names.get(worker, worker)}"
+        case "ModelPeakMeasured", {"gpu": gpu, "gpus": gpus, "peak_vram": vram, "peak_ram": ram}:
+            peaks = ((vram, "on each GPU"), (ram, "of RAM"))
+            sizes = [f"{_size(size)} {what}" for size, what in peaks if size is not None]
+            text = f"{_and(sizes)} at most on {f'{gpus}× {gpu}' if gpus else 'the CPU'}"
         case "InstanceScheduled", {"attempt": attempt, "members": members}:
             places = [names.get(member["worker_id"], member["worker_id"]) for member in members]
             text = f"attempt {attempt} on {_and(places)}"

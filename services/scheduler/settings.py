@@ -13,6 +13,10 @@ class SchedulerSettings(ServiceSettings):
     """Delay before the first restart of a crashed engine; doubles with each crash in a row."""
     cordon_unhealthy: bool = False
     """A worker with a GPU that its driver calls unhealthy takes no new instance, not even on its other GPUs."""
+    claims_from_peak: bool = False
+    """A new instance claims what its model was measured to hold at most on such GPUs, and a tenth more, in place of an
+    estimate. Shares of GPUs and what authors say stay as they are.
+    """
     scheduler_lease_seconds: float = 2.0
     """A standby takes over when the deciding scheduler was not heard for this long."""
     snapshot_every: int = 2000
@@ -24,4 +28,5 @@ class SchedulerSettings(ServiceSettings):
             eviction_seconds=self.eviction_seconds,
             restart_base_seconds=self.restart_base_seconds,
             cordon_unhealthy=self.cordon_unhealthy,
+            claims_from_peak=self.claims_from_peak,
         )

@@ -26,5 +26,7 @@ class UpSettings(Settings):
     """Whether `muster simulate` may add workers; its key is in `<data-dir>/keys/simulator.seed`."""
     lease_seconds: float = 10.0
     restart_base_seconds: float = 1.0
+    claims_from_peak: bool = False
+    """New instances claim what their model was measured to hold at most, in place of an estimate."""
     log_level: str = "WARNING"
     otlp_endpoint: str | None = None

@@ -4,6 +4,7 @@ Run as a program (`-I -S`: 40 ms), so it imports nothing of ours. What it answer
 test can compare what the gateway passed on. The last message of a chat may be a word that it obeys:
 `die`: exits before the first byte. `die once <file>`: the same, unless one has done so already and left this file.
 `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s. `think`: 0.5 s before the first byte.
+`gorge`: holds 200 MB for a moment.
 Flags of its own: `--healthy-after=<seconds>`, `--chatty` (it writes while it is not), `--exit-after=<seconds>`, `--exit-code=<n>`.
 """
 
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> None:
                 os._exit(3)
             if what == "think":
                 time.sleep(0.5)
+            if what == "gorge":
+                _ = b"x" * 200_000_000
             if body.get("stream"):
                 self._stream(what)
             else:

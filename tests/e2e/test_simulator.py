@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from kernel.accounts import new_seed
-from schemas.facts import InstanceFailed, InstanceRestartPlanned, InstanceRunning
+from schemas.facts import InstanceFailed, InstanceRestartPlanned, InstanceRunning, ModelPeakMeasured
 from schemas.facts.base import Fact
 from services.simulator.domain.fleet import worker_id_of
 from tests.chaos.what_must_hold import attempts_of, facts, facts_of
@@ -395,3 +395,27 @@ def test_a_muster_takes_a_simulator_when_it_was_started_for_one_and_only_then(tm
         assert (refused.returncode, said) == (1, "")
         assert "takes no simulator" in trouble
         running.end(signal.SIGTERM)
+
+
+async def test_the_peaks_that_a_file_tells_are_shown_beside_what_is_claimed(stack: Stack, client: Client) -> None:
+    engines = QUICK | {"peak_vram": 20 * GIB, "peak_ram": [GIB, GIB]}
+    await stack.start_simulator(a_fleet(workers(1, gpus=2, engines=engines)))
+    await until_all(client, 1)
+    await client.deploy("chat", "/models/chat.gguf", replicas=2)
+    await client.until_state("/v2/models/chat", "ready")
+
+    placement = await client.get("/v2/models/chat/placement")
+    (measured,) = placement["measured"]
+    claim = placement["instances"][0]["members"][0]["claim"]
+    assert measured["instances"] == 2
+    assert (measured["gpu"], measured["gpus"], measured["peak_vram"], measured["peak_ram"]) == (
+        "H100",
+        1,
+        20 * GIB,
+        GIB,
+    )
+    assert (measured["claimed_vram"], measured["claimed_ram"]) == (max(claim["vram"].values()), claim["ram"])
+    assert "measured 20.0 GiB at most" in measured["text"]
+    assert measured["warning"].startswith("holds more RAM than it claims: set claim_override")
+    told = [fact for fact in facts(await facts_of(stack)) if isinstance(fact, ModelPeakMeasured)]
+    assert len(told) == 1, "the second instance holds as much"

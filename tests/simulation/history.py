@@ -290,7 +290,7 @@ def lie(world: World) -> str:
     phase: EnginePhase = dice.choice(("accepted", "loading", "healthy", "healthy", "unhealthy", "exited", "stopped"))
     if machine.id in life.on.get(attempt, (machine.id,)):
         machine.has_lied = True
-    machine.agent.lie(EngineSeen(instance_id=instance_id, attempt=attempt, phase=phase, ports=(9999,)))
+    machine.agent.lie(EngineSeen(instance_id=instance_id, attempt=attempt, phase=phase, ports=(9999,), peak_ram=GIB))
     return f"{machine.id} lies: attempt {attempt} of {instance_id} is {phase}"
 
 

@@ -26,6 +26,7 @@ from schemas.facts import (
     ModelFileFailed,
     ModelFileReady,
     ModelFileWanted,
+    ModelPeakMeasured,
     ModelRenamed,
     ModelScaled,
     ModelUpdated,
@@ -44,7 +45,7 @@ from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import Claim, Inventory, ModelSpec
 from schemas.reasons import Reason
 from services.agent.domain.runtime import EngineId
-from services.scheduler.domain import fleet
+from services.scheduler.domain import fleet, peaks
 from services.scheduler.domain.fleet import Contradiction, Fleet
 from services.scheduler.domain.policy import Policy
 from tests.simulation.api import Api, Tables, Write
@@ -175,6 +176,8 @@ class Ledger:
                 self._release(worker_id=fact.worker_id)
                 for engine in machines[fact.worker_id].engines.values():
                     engine.disowned = True
+            case ModelPeakMeasured():
+                self._peak(fact, machines[fact.worker_id])
             case ModelFileWanted():
                 self.wanted[fact.file_id] = self.wanted.get(fact.file_id, 0) + 1
             case ModelFileReady():
@@ -219,6 +222,15 @@ class Ledger:
                 self.specs.pop(model_id, None)
             case _:
                 pass
+
+    def _peak(self, fact: ModelPeakMeasured, machine: Machine) -> None:
+        if EngineId(fact.instance_id, fact.attempt) not in machine.started and not machine.has_lied:
+            raise Broken(
+                Invariant.REPORTS, f"{machine.id} measured {fact.instance_id}/{fact.attempt}, which never ran there"
+            )
+        told, model = peaks.peak_in(fact), self.fleet.models.get(fact.model_id, fleet.Model())
+        if peaks.news(model.peaks, told) != told:
+            raise Broken(Invariant.QUIET, f"{told} of {fact.model_id} is no news after {model.peaks}")
 
     def _instance(self, fact: InstanceFact) -> None:
         if isinstance(fact, InstanceCreated):

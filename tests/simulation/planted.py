@@ -26,7 +26,7 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Claim
+from schemas.models import Claim, Member
 from schemas.reports import EngineSeen, FileSeen, Report, WorkerObserved
 from services.agent.domain import plan as planning
 from services.agent.domain.plan import Plan
@@ -41,8 +41,9 @@ from services.scheduler.domain import assignments, core, deadlines, fleet, liven
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.core import Core, Decision, Now
 from services.scheduler.domain.fleet import Fleet, claim_key
-from services.scheduler.domain.instance import Instance, Starting, Stopping, Unreachable
+from services.scheduler.domain.instance import Instance, Placement, Starting, Stopping, Unreachable
 from services.scheduler.domain.machines import Lifted, Machines
+from services.scheduler.domain.peaks import Peak, Peaks
 from services.scheduler.domain.snapshot import Machine
 from services.scheduler.process import Reign
 from tests.simulation.api import SimulatedFeed
@@ -201,7 +202,7 @@ def the_board_is_not_guarded() -> Generator[None]:
 # -- late and forged reports ----------------------------------------------------------------------------------------------
 
 
-@planted(Invariant.REPORTS, Invariant.ROUTES, Invariant.MEMORY)
+@planted(Invariant.REPORTS, Invariant.ROUTES, Invariant.MEMORY, Invariant.QUIET)
 def any_attempt_counts() -> Generator[None]:
     """A report about a former attempt is taken for one about the newest."""
     real = Core._engine
@@ -216,7 +217,7 @@ def any_attempt_counts() -> Generator[None]:
         yield
 
 
-@planted(Invariant.REPORTS, likely=105)
+@planted(Invariant.REPORTS, likely=139)
 def any_wish_counts() -> Generator[None]:
     """The answer to a former wish for a file is taken for one to the newest."""
     real = Core._file
@@ -680,6 +681,31 @@ def every_inspection_is_news() -> Generator[None]:
 
 
 # -- alive ----------------------------------------------------------------------------------------------------------------
+
+
+@planted(Invariant.REPORTS)
+def any_worker_measures_an_engine() -> Generator[None]:
+    """A peak is believed of a worker that does not run the attempt."""
+    real = Core._measured
+
+    def wrong(self: Core, instance: Instance, placement: Placement, worker_id: WorkerId, seen: EngineSeen) -> None:
+        there = Member(worker_id=worker_id, address="")
+        members = placement.members if placement.on(worker_id) else (there,)
+        real(self, instance, replace(placement, members=members), worker_id, seen)
+
+    with patch.object(Core, "_measured", wrong):
+        yield
+
+
+@planted(Invariant.QUIET)
+def every_peak_is_stated() -> Generator[None]:
+    """Also one that is not above what is known."""
+
+    def wrong(_known: Peaks, told: Peak) -> Peak | None:
+        return told if told.ram_bytes else None
+
+    with patch.object(core, "peak_news", wrong):
+        yield
 
 
 @planted(Invariant.ALIVE, likely=8)

@@ -19,7 +19,6 @@ from schemas.reasons import InspectionFailed
 from services.scheduler.adapters import snapshots
 from services.scheduler.domain.core import Core, Decision, Now, Question
 from services.scheduler.domain.fleet import Fleet
-from services.scheduler.domain.policy import Policy
 from services.scheduler.process import MOST_INPUTS, Reign, parse_report
 from services.scheduler.settings import SchedulerSettings
 from tests.simulation.clock import VirtualClock, finish
@@ -63,8 +62,9 @@ class SimulatedReign(Reign):
         inspect: Callable[["SimulatedReign", Question], None],
         *,
         snapshot_every: int,
+        claims_from_peak: bool,
     ) -> None:
-        settings = SchedulerSettings(replica=name, snapshot_every=snapshot_every)
+        settings = SchedulerSettings(replica=name, snapshot_every=snapshot_every, claims_from_peak=claims_from_peak)
         super().__init__(cast("Bus", bus), settings, clock)
         self.name = name
         self.line = line
@@ -103,7 +103,7 @@ class SimulatedReign(Reign):
         if self.election is None:
             raise Deposed("not elected")
         fleet = finish(self.fold_up_to(self.election.sequence))
-        core = self.core = Core(fleet, Policy(), self._now())
+        core = self.core = Core(fleet, self._settings.policy(), self._now())
         self._followed = self._read = self.election.sequence
         self._in_doubt = True
         workers = set(fleet.workers)

@@ -31,6 +31,7 @@ from schemas.reports import (
 from services.agent.domain import plan as planning
 from services.agent.domain.runtime import EngineId
 from services.agent.process import LOADING_AGAIN_SECONDS, PROBES_UNTIL_UNHEALTHY, Watched
+from services.simulator.domain.dice import draw
 from tests.simulation.clock import VirtualClock, finish
 from tests.simulation.lines import Answer
 
@@ -55,6 +56,8 @@ class Engine:
     disowned: bool = False
     """Its worker was removed from the fleet while it ran: nothing is promised to it any more."""
     unassigned_since: float | None = None
+    held: float = 0.0
+    """The most of its claim that it was seen to hold."""
 
 
 @dataclass(slots=True)
@@ -278,6 +281,7 @@ class Agent(Role):
             if engine.serves and not engine.deaf:
                 probed.misses, probed.has_answered = 0, True
                 watched.phase = "healthy"
+                watched.peak_ram = machine.peak_of(engine, now)
             elif probed.has_answered:
                 probed.misses += 1
                 if probed.misses >= PROBES_UNTIL_UNHEALTHY and watched.phase == "healthy":
@@ -285,7 +289,7 @@ class Agent(Role):
             elif now - probed.looked_at > LOADING_AGAIN_SECONDS:
                 probed.looked_at = now
                 watched.phase = "unhealthy" if engine.deaf or engine.temper == "hangs" else "loading"
-            if watched.phase != before:
+            if watched.phase != before or watched.has_a_new_peak:
                 self._report(watched)
 
     def picture(self) -> Report:
@@ -297,7 +301,7 @@ class Agent(Role):
             address=machine.address,
             agent_version="1",
             inventory=machine.inventory,
-            engines=tuple(watched.seen() for watched in self._engines.values()),
+            engines=tuple(map(self._seen, self._engines.values())),
             assigned_election=election,
             assigned_seq=seq,
         )
@@ -320,11 +324,21 @@ class Agent(Role):
             phase="exited",
             exit_code=code,
             reasons=(EngineExited(exit_code=code),),
+            peak_ram=watched.peak_ram,
         )
         self._report(watched)
 
     def _report(self, watched: Watched) -> None:
-        self.edge.report(EngineReported(**self.edge.identity(), engine=watched.seen()))
+        watched.told_peak_ram = watched.peak_ram
+        self.edge.report(EngineReported(**self.edge.identity(), engine=self._seen(watched)))
+
+    def _seen(self, watched: Watched) -> EngineSeen:
+        """With what a probe of the GPUs would say."""
+        seen, engine = watched.seen(), self.machine.engines.get(watched.id)
+        if seen.peak_ram is None or engine is None:
+            return seen
+        vram = {index: int(size * engine.held) for index, size in engine.claim.vram.items()}
+        return seen.model_copy(update={"peak_vram": vram})
 
 
 class Downloader(Role):
@@ -383,6 +397,7 @@ class Surroundings:
 
     clock: VirtualClock
     dice: random.Random
+    calm: bool
 
     def assignment(self, worker_id: WorkerId) -> bytes | None:
         """The newest document, as read directly."""
@@ -457,6 +472,12 @@ class Machine:
             engine, claim, self._port, self.world.temper(), now + dice.choice((0.2, 0.5, 1.0, 4.0))
         )
         return self._port
+
+    def peak_of(self, engine: Engine, now: float) -> int | None:
+        """Bytes of RAM; rises now and then, and half of the engines are not measured at all. Takes nothing from the dice."""
+        if not self.world.calm and draw(self.id, engine.id) < 0.5:
+            engine.held = max(engine.held, 0.3 + 0.6 * draw(self.id, engine.id, now // 10))
+        return int(engine.claim.ram * engine.held) or None
 
     def crash(self, engine: EngineId, code: int) -> None:
         del self.engines[engine]

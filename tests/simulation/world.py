@@ -240,6 +240,7 @@ class World(Surroundings):
             self._look,
             self._inspect,
             snapshot_every=self.snapshot_every,
+            claims_from_peak=self.seed % 2 == 1,
         )
         try:
             reign.stand()

@@ -64,6 +64,7 @@ class _Process(NamedTuple):
 
     state: str
     group: int
+    session: int
     start_ticks: int
 
 
@@ -119,6 +120,12 @@ class LocalProcessRuntime:
 
     async def log_tail(self, engine: EngineId, lines: int) -> tuple[str, ...]:
         return _tail(self._path(engine, "log"), lines)
+
+    async def peak_ram(self, engine: EngineId) -> int | None:
+        known = self._known().get(engine)
+        if known is None:
+            return None
+        return await asyncio.to_thread(_peak_ram, known.pid, known.start_ticks)
 
     async def close(self) -> None:
         for engine in (self._engines or {}).values():
@@ -340,7 +347,26 @@ def _process(pid: int) -> _Process | None:
     except OSError:  # it is gone, or not ours to see
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may contain anything
-    return _Process(state=fields[0].decode(), group=int(fields[2]), start_ticks=int(fields[19]))
+    return _Process(state=fields[0].decode(), group=int(fields[2]), session=int(fields[3]), start_ticks=int(fields[19]))
+
+
+def _peak_ram(pid: int, start_ticks: int) -> int | None:
+    """Of the session that this process leads: what it has started is in it, whatever groups that made."""
+    leader = _process(pid)
+    if leader is None or leader.start_ticks != start_ticks:
+        return None
+    sizes = (_high_water_mark(each) for each, process in _processes() if process.session == pid)
+    return sum(sizes) or None
+
+
+def _high_water_mark(pid: int) -> int:
+    """`VmHWM` (`man 5 proc_pid_status`): the kernel keeps it, so nothing is missed between two looks. 0: it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return 0
+    found = re.search(rb"^VmHWM:\s+([0-9]+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _has(pid: int, mark: bytes) -> bool:

@@ -84,6 +84,13 @@ class ContainerRuntime(Protocol):
         """The last lines, oldest first; nothing when there is no log (any more)."""
         ...
 
+    async def peak_ram(self, engine: EngineId) -> int | None:
+        """The most RAM in bytes that its processes have held so far, those that live; None: not known (any more).
+
+        An upper bound: each process counts with its own highest moment, and with the pages that it shares.
+        """
+        ...
+
     async def close(self) -> None:
         """Stops watching. The engines run on."""
         ...

@@ -53,6 +53,7 @@ class Placements:
             "needs": now.needs.model_dump(mode="json") if now is not None and now.needs is not None else None,
             "instances": [_placed(instance, names) for instance in instances],
             "refusal": now.refusal.model_dump(mode="json") if now is not None and now.refusal is not None else None,
+            "measured": [each.model_dump(mode="json") for each in now.measured] if now is not None else [],
             "as_of": now.as_of if now is not None else None,
         }
 

@@ -31,6 +31,7 @@ from schemas.facts import (
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
+    ModelPeakMeasured,
     ModelPending,
     ModelQuarantineCleared,
     ModelQuarantined,
@@ -83,7 +84,7 @@ class FleetProjection:
                 return _instance(fact, happened)
             case ModelCreated() | ModelUpdated() | ModelScaled() | ModelDeleted():
                 return _wish(fact, happened)
-            case ModelInspected() | ModelRenamed() | ModelRolledBack():
+            case ModelInspected() | ModelRenamed() | ModelRolledBack() | ModelPeakMeasured():
                 return ()
             case ModelEnded(
                 model_id=model_id

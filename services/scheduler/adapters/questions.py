@@ -16,7 +16,7 @@ from kernel.errors import Unavailable
 from schemas.asks import InspectModel, ModelInspection
 from schemas.ids import WorkerId
 from schemas.models import LocalPath, ModelWeights
-from schemas.placements import ModelPlacement, ModelPlacementQuestion, PlacementAnswer, PlacementQuestion
+from schemas.placements import ModelPlacementQuestion, PlacementAnswer, PlacementQuestion
 from schemas.reasons import Reason
 from schemas.subjects import ask, ask_core
 from services.scheduler.domain.core import Core
@@ -104,9 +104,7 @@ class Questions:
         content = placement.model_dump_json().encode()
         if len(content) <= MOST_BYTES or placement.refusal is None:
             return content
-        short = ModelPlacement(
-            known=True, as_of=placement.as_of, needs=placement.needs, refusal=shortened(placement.refusal, MOST_BYTES)
-        )
+        short = placement.model_copy(update={"refusal": shortened(placement.refusal, MOST_BYTES)})
         return short.model_dump_json().encode()
 
 

@@ -9,6 +9,7 @@ from schemas.ids import ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
 from schemas.reasons import Reason
 from schemas.wanted import Wanted, wanted_of
+from services.scheduler.domain.peaks import Peak, PeakOf, Where
 from services.scheduler.domain.shapes import Layout, free_of, lay_out, takes_of
 from services.scheduler.domain.snapshot import GpuSlot, Machine, Pool, Profile
 from services.scheduler.domain.takes import Estimate, Take, Takes, estimate_of
@@ -42,6 +43,8 @@ class Request:
     """What the model weighs, as far as anybody knows: on most workers."""
     must_look: bool = True
     """The files lie on the workers themselves: each must have looked at them."""
+    peaks: PeakOf = field(default_factory=dict[Where, Peak])
+    """What was measured of this revision, where the operator lets it be claimed in place of estimates."""
     wanted: Wanted = field(init=False)
     info: BackendInfo | None = field(init=False)
     selected: frozenset[str] | None = field(init=False)
@@ -112,7 +115,11 @@ class Request:
         """What it takes with these weights; most workers have the same."""
         found = self._estimates.get(id(weights))
         if found is None:
-            found = self._estimates[id(weights)] = (weights, estimate_of(self.spec, self.wanted, weights), {})
+            found = self._estimates[id(weights)] = (
+                weights,
+                estimate_of(self.spec, self.wanted, weights, self.peaks),
+                {},
+            )
         return found[1], found[2]
 
     def is_old(self, kind: str, compute_capability: str | None, runtime_version: str | None) -> bool:

@@ -33,6 +33,7 @@ from schemas.facts import (
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
+    ModelPeakMeasured,
     ModelQuarantineCleared,
     ModelQuarantined,
     ModelQuarantineLifted,
@@ -93,6 +94,8 @@ from services.scheduler.domain.instance import (
     placement_of,
 )
 from services.scheduler.domain.liveness import Liveness
+from services.scheduler.domain.peaks import news as peak_news
+from services.scheduler.domain.peaks import told_by
 from services.scheduler.domain.placement import Placed, Refused
 from services.scheduler.domain.placing import Placing
 from services.scheduler.domain.policy import Policy
@@ -174,7 +177,7 @@ class Core:
             fleet.machines.cordon_unhealthy = policy.cordon_unhealthy
             for worker_id in fleet.workers:
                 fleet.see(worker_id)
-        self.placing = Placing(fleet)
+        self.placing = Placing(fleet, claims_from_peak=policy.claims_from_peak)
         self._fresh: set[ModelId] = set()
         """Models whose pending instances are to be looked at on all workers."""
         self._again: dict[ModelId, set[WorkerId]] = {}
@@ -641,6 +644,8 @@ class Core:
         if instance is None:
             return
         placement = placement_of(instance.state)
+        if placement is not None and placement.attempt == seen.attempt:
+            self._measured(instance, placement, worker_id, seen)
         gone = seen.phase in ("exited", "stopped")
         current = placement is not None and placement.attempt == seen.attempt and placement.on(worker_id) is not None
         if placement is None or not current or isinstance(instance.state, Stopping | Failed):
@@ -692,6 +697,36 @@ class Core:
                 instance_id=instance.id, worker_id=worker_id, attempt=seen.attempt, address=address, port=port
             )
         )
+
+    def _measured(self, instance: Instance, placement: Placement, worker_id: WorkerId, seen: EngineSeen) -> None:
+        """What the attempt was seen to hold at most, if that is more than was known of its like; also when it has ended."""
+        machine, member = self.fleet.machines.get(worker_id), placement.on(worker_id)
+        model_id = instance.model_id
+        if machine is None or member is None or self.fleet.wishes[model_id].deleted:
+            return
+        told = told_by(seen, placement, machine)
+        peak = peak_news(self.fleet.models.get(model_id, Model()).peaks, told) if told is not None else None
+        if peak is None:
+            return
+        self._say(
+            ModelPeakMeasured(
+                model_id=model_id,
+                revision=peak.revision,
+                gpu=peak.where.gpu,
+                gpus=peak.where.gpus,
+                workers=peak.where.workers,
+                gpu_layers=peak.where.gpu_layers,
+                claimed_vram=max(member.claim.vram.values(), default=0),
+                claimed_ram=member.claim.ram,
+                peak_vram=peak.vram_bytes,
+                peak_ram=peak.ram_bytes,
+                worker_id=worker_id,
+                instance_id=instance.id,
+                attempt=placement.attempt,
+            )
+        )
+        if self.policy.claims_from_peak:  # what waits may be smaller than it was thought to be
+            self._fresh.add(model_id)
 
     def _attempt_ended(self, worker_id: WorkerId, instance: Instance, attempt: int) -> None:
         if claim_key(instance.id, attempt, worker_id) not in self.fleet.claims:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from schemas.ids import WorkerId
 from schemas.placements import (
     AnswerClaim,
+    AnswerMeasured,
     AnswerMember,
     AnswerObjection,
     AnswerPlacement,
@@ -16,9 +17,10 @@ from schemas.placements import (
     AnswerWhy,
 )
 from schemas.preferences import lost
-from schemas.reasons import Reason, Suggestion
+from schemas.reasons import Reason, Suggestion, gib
 from services.scheduler.domain.candidate import Request
 from services.scheduler.domain.launching import assumed
+from services.scheduler.domain.peaks import Peak, Where
 from services.scheduler.domain.placement import Placed, Refused
 
 Names = Mapping[WorkerId, str]
@@ -77,6 +79,60 @@ def objection(reason: Reason, names: Names) -> AnswerObjection:
 
 def suggestions(found: Sequence[Suggestion]) -> tuple[AnswerSuggestion, ...]:
     return tuple(AnswerSuggestion.model_validate(each.model_dump(mode="json")) for each in found)
+
+
+def measured(
+    where: Where, claim: tuple[int, int], share: float | None, peak: Peak | None, *, instances: int, from_peak: bool
+) -> AnswerMeasured:
+    """`claim`: VRAM on each GPU, and RAM. `from_peak`: is the next instance like these going to claim what was measured?"""
+    vram, ram = claim
+    peak_vram, peak_ram = (peak.vram_bytes, peak.ram_bytes) if peak is not None else (None, None)
+    on = "on the CPU" if not where.gpus else f"on {where.gpus}× {where.gpu}"
+    if where.workers > 1:
+        on += f" of {where.workers} workers"
+    if where.gpu_layers is not None:
+        on += f" ({where.gpu_layers} layers)"
+    parts: list[str] = []
+    if where.gpus:
+        parts.append(_compared(f"{gib(vram)} on each GPU", vram, peak_vram))
+    if ram or peak_ram is not None:
+        parts.append(_compared(f"{gib(ram)} of RAM" if ram else "no RAM", ram, peak_ram))
+    too_little = [
+        what
+        for what, claimed_bytes, peak_bytes in (("VRAM", vram, peak_vram), ("RAM", ram, peak_ram))
+        if peak_bytes is not None and peak_bytes > claimed_bytes > 0  # some engines claim no RAM at all
+    ]
+    return AnswerMeasured(
+        gpu=where.gpu,
+        gpus=where.gpus,
+        workers=where.workers,
+        gpu_layers=where.gpu_layers,
+        instances=instances,
+        claimed_vram=vram,
+        peak_vram=peak_vram,
+        claimed_ram=ram,
+        peak_ram=peak_ram,
+        share=share,
+        text=f"{instances} {'instance' if instances == 1 else 'instances'} {on}: {'; '.join(parts)}",
+        warning=_warning(too_little, share, from_peak=from_peak) if too_little else None,
+    )
+
+
+def _compared(claimed: str, claimed_bytes: int, peak_bytes: int | None) -> str:
+    """`claims 16.2 GiB on each GPU, measured 13.1 GiB at most (81 %)`"""
+    if peak_bytes is None:
+        return f"claims {claimed}, not measured"
+    share = f" ({round(peak_bytes * 100 / claimed_bytes)} %)" if claimed_bytes else ""
+    return f"claims {claimed}, measured {gib(peak_bytes)} at most{share}"
+
+
+def _warning(too_little: Sequence[str], share: float | None, *, from_peak: bool) -> str:
+    head = f"holds more {' and '.join(too_little)} than it claims"
+    if from_peak:
+        return f"{head}: the next instance claims what was measured"
+    if share is not None:
+        return f"{head}: a smaller share of the GPUs leaves room, claim_override says how much RAM it takes"
+    return f"{head}: set claim_override, or let claims be taken from what was measured (MUSTER_CLAIMS_FROM_PEAK)"
 
 
 def placed_in_words(placements: Sequence[AnswerPlacement]) -> str:

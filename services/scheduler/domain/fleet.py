@@ -37,6 +37,7 @@ from schemas.facts import (
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
+    ModelPeakMeasured,
     ModelPending,
     ModelQuarantineCleared,
     ModelQuarantined,
@@ -82,6 +83,7 @@ from services.scheduler.domain.instance import (
     placement_of,
 )
 from services.scheduler.domain.machines import Machines
+from services.scheduler.domain.peaks import Peaks, peak_in, with_peak
 from services.scheduler.domain.snapshot import machine_of
 
 
@@ -168,6 +170,8 @@ class Model:
     """Workers that it is not placed on any more, with its crashes there."""
     clears: int = 0
     """How often its crashes were forgotten."""
+    peaks: Peaks = ()
+    """What its engines were measured to hold at most, of the newest revisions that were measured."""
     status: Status | None = None
 
 
@@ -452,6 +456,9 @@ def evolve(
                 crashes={w: count for w, count in model.crashes.items() if w not in worker_ids},
                 quarantined={w: count for w, count in model.quarantined.items() if w not in worker_ids},
             )
+        case ModelPeakMeasured(model_id=model_id):
+            model = fleet.models.get(model_id, Model())
+            fleet.models[model_id] = replace(model, peaks=with_peak(model.peaks, peak_in(fact)))
         case ModelPending(model_id=model_id):
             _state(fleet, model_id, Status("pending", fact.generation, fact.wanted, 0, fact.reasons))
         case ModelDegraded(model_id=model_id):

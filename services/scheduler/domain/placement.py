@@ -485,7 +485,7 @@ class _GangSearch:
 
 
 def _in_order(profiles: Collection[Profile]) -> list[Profile]:
-    return sorted(profiles, key=lambda each: (each.type, each.memory_total, each.capacity))
+    return sorted(profiles, key=lambda each: (each.type, each.memory_total, each.capacity, each.name))
 
 
 def _members(kinds: Counter[tuple[Profile, int, int]], profile: Profile, gpus: int, take: Take) -> int:

@@ -16,6 +16,7 @@ from schemas.facts import (
     ModelFileReady,
     ModelFileWanted,
     ModelInspected,
+    ModelPeakMeasured,
     ModelQuarantined,
     ModelQuarantineLifted,
     WorkerRemoved,
@@ -31,6 +32,7 @@ from services.scheduler.domain.index import GpuIndex
 from services.scheduler.domain.instance import Instance
 from services.scheduler.domain.launching import launch_of
 from services.scheduler.domain.machines import Lifted
+from services.scheduler.domain.peaks import of_revision
 from services.scheduler.domain.placement import (
     RUNNERS_UP,
     Placed,
@@ -74,8 +76,10 @@ class Stated:
 
 
 class Placing:
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, claims_from_peak: bool = False) -> None:
         self._fleet = fleet
+        self.claims_from_peak = claims_from_peak
+        """Is what was measured claimed in place of an estimate?"""
         self._requests: dict[ModelId, tuple[tuple[int, int], Request]] = {}
         self._of_source: dict[str, set[ModelId]] = {}
         self._index = GpuIndex(fleet.machines)
@@ -88,8 +92,7 @@ class Placing:
         known = self._requests.get(model_id)
         if known is not None and known[0] == (wish.generation, revision):
             return known[1]
-        if known is not None:
-            self._of_source[known[1].spec.source.model_dump_json()].discard(model_id)
+        self._drop_request(model_id)
         source = spec.source
         model = self._fleet.models.get(model_id, Model())
         request = Request(
@@ -102,13 +105,19 @@ class Placing:
             model_id=model_id,
             crashes=dict(model.quarantined),
             files_on=self._fleet.workers_with(source),
+            peaks=of_revision(model.peaks, revision) if self.claims_from_peak else {},
         )
         self._requests[model_id] = ((wish.generation, revision), request)
         self._of_source.setdefault(source.model_dump_json(), set()).add(model_id)
         return request
 
+    def _drop_request(self, model_id: ModelId) -> None:
+        known = self._requests.pop(model_id, None)
+        if known is not None:
+            self._of_source[known[1].spec.source.model_dump_json()].discard(model_id)
+
     def note(self, fact: Fact) -> None:
-        """Something about a model's files on a worker is not what it was."""
+        """Something about a model's files on a worker is not what it was, or about what it takes."""
         match fact:
             case ModelInspected(model_id=model_id, worker_id=worker_id, weights=weights, reasons=reasons):
                 known = self._requests.get(model_id)
@@ -134,6 +143,8 @@ class Placing:
                     known[1].crashes = {w: n for w, n in known[1].crashes.items() if w not in worker_ids}
                     for worker_id in worker_ids:
                         self._index.look_again(model_id, worker_id)
+            case ModelPeakMeasured(model_id=model_id) if self.claims_from_peak:
+                self._drop_request(model_id)
             case WorkerRemoved(worker_id=worker_id):
                 for _, request in self._requests.values():
                     request.forget(worker_id)
@@ -141,9 +152,7 @@ class Placing:
                 pass
 
     def forget(self, model_id: ModelId) -> None:
-        known = self._requests.pop(model_id, None)
-        if known is not None:
-            self._of_source[known[1].spec.source.model_dump_json()].discard(model_id)
+        self._drop_request(model_id)
         self._index.forget(model_id)
         self.waiting.forget(model_id)
 
@@ -325,4 +334,5 @@ def _elsewhere(request: Request, not_on: frozenset[WorkerId]) -> Request:
         files_on=request.files_on,
         known=request.known,
         must_look=request.must_look,
+        peaks=request.peaks,
     )

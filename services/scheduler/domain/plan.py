@@ -7,6 +7,7 @@ from dataclasses import replace
 from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Gpu, Inventory, LocalPath, ModelSpec, ModelWeights, Parallelism, Source
 from schemas.placements import (
+    AnswerMeasured,
     AnswerNeeds,
     AskedFacts,
     AskedModel,
@@ -19,12 +20,14 @@ from schemas.reasons import Reason, WeightsUnknown
 from schemas.value import MOST_BYTES
 from services.scheduler.domain import explanation
 from services.scheduler.domain.candidate import Candidate, Request
-from services.scheduler.domain.fleet import Fleet
+from services.scheduler.domain.fleet import Fleet, Model
 from services.scheduler.domain.index import GpuIndex
-from services.scheduler.domain.instance import Pending
+from services.scheduler.domain.instance import Assigned, Pending
 from services.scheduler.domain.machines import Machines
+from services.scheduler.domain.peaks import Where, of_revision, where_of
 from services.scheduler.domain.placement import RUNNERS_UP, Objections, Placed, Refused, place
 from services.scheduler.domain.placing import Placing
+from services.scheduler.domain.rollout import revision_of
 from services.scheduler.domain.snapshot import Machine, copy_of, machine_of
 from services.scheduler.domain.suggestions import ClaimsOn, OpenClaimOf, nothing_on, suggestions_for
 
@@ -241,7 +244,33 @@ def explain(placing: Placing, fleet: Fleet, model_id: ModelId) -> ModelPlacement
                 suggestions=explanation.suggestions(found),
                 summary=explanation.refused_in_words(answer, found),
             )
-    return ModelPlacement(known=True, as_of=fleet.seq, needs=needs, refusal=refusal)
+    return ModelPlacement(
+        known=True, as_of=fleet.seq, needs=needs, refusal=refusal, measured=_measured(placing, fleet, model_id)
+    )
+
+
+def _measured(placing: Placing, fleet: Fleet, model_id: ModelId) -> tuple[AnswerMeasured, ...]:
+    """What the model's placed instances claim beside what their like was measured to hold, on each kind of GPUs."""
+    alike: Counter[tuple[int | None, Where, int, int, float | None]] = Counter()
+    for instance in fleet.instances_of(model_id):
+        if not isinstance(instance.state, Assigned):
+            continue
+        placement = instance.state.placement
+        machine = fleet.machines.get(placement.leader.worker_id)
+        where = None if machine is None else where_of(placement, placement.leader, machine)
+        if where is not None:
+            vram = max((size for each in placement.members for size in each.claim.vram.values()), default=0)
+            ram = max(each.claim.ram for each in placement.members)
+            alike[placement.launch.revision, where, vram, ram, placement.launch.memory_fraction] += 1
+    known = fleet.models.get(model_id, Model()).peaks
+    request = placing.request_for(model_id)
+    _, revision = revision_of(fleet, model_id)
+    found: list[AnswerMeasured] = []
+    for (of, where, vram, ram, share), count in sorted(alike.items(), key=lambda each: str(each[0])):
+        peak = of_revision(known, of).get(where) if of is not None else None
+        from_peak = of == revision and request.usual is not None and request.usual.may_claim_peak
+        found.append(explanation.measured(where, (vram, ram), share, peak, instances=count, from_peak=from_peak))
+    return tuple(found)
 
 
 def shortened(answer: PlacementAnswer, most_bytes: int) -> PlacementAnswer:

@@ -23,6 +23,8 @@ class Policy:
     """So many crashes of the first instance of a new revision, and the former one runs again."""
     cordon_unhealthy: bool = False
     """A worker with a GPU that its driver calls unhealthy takes nothing new at all, not even on its other GPUs."""
+    claims_from_peak: bool = False
+    """New placements claim what was measured of the model, and a margin, in place of an estimate."""
     reinspect_seconds: float = 15.0
     """A model whose files could not be used is looked at again after this time."""
     patience_seconds: float = 0.5

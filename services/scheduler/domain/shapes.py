@@ -153,7 +153,7 @@ def _partial(machine: Machine, pools: Sequence[Pool], estimate: Estimate, *, fre
     )
     if roomiest is None:
         return None
-    take = estimate.partly(roomiest[0])
+    take = estimate.partly(roomiest[0], roomiest[3].profile.name)
     return None if take is None else Layout(machine, roomiest[2], (roomiest[3],), take, 1)
 
 

@@ -19,19 +19,24 @@ class Profile:
     """GPUs of one profile are alike to an engine. There is one object for each (`profile_of`), so comparing is cheap."""
 
     type: str
+    name: str
+    """What its maker calls it, its type where that is not told: what engines were measured to hold is known by it.
+
+    Where a worker has several of one type, all of their names: which of them an instance gets is open until it is laid out.
+    """
     memory_total: int
     capacity: int
     """Without what is reserved for the system."""
 
 
-_PROFILES: Final[WeakValueDictionary[tuple[str, int, int], Profile]] = WeakValueDictionary()
+_PROFILES: Final[WeakValueDictionary[tuple[str, str, int, int], Profile]] = WeakValueDictionary()
 """Those that are in use: a worker that reports other numbers again and again leaves nothing behind."""
 
 
-def profile_of(kind: str, memory_total: int, capacity: int) -> Profile:
-    profile = _PROFILES.get((kind, memory_total, capacity))
+def profile_of(kind: str, name: str, memory_total: int, capacity: int) -> Profile:
+    profile = _PROFILES.get((kind, name, memory_total, capacity))
     if profile is None:
-        profile = _PROFILES[kind, memory_total, capacity] = Profile(kind, memory_total, capacity)
+        profile = _PROFILES[kind, name, memory_total, capacity] = Profile(kind, name, memory_total, capacity)
     return profile
 
 
@@ -167,7 +172,13 @@ def machine_of(
     downloader_alive: bool = True,
     claims: Iterable[tuple[ModelId | None, str | None, Claim]] = (),
 ) -> Machine:
-    slots = tuple(_slot(gpu, inventory) for gpu in sorted(inventory.gpus, key=lambda gpu: (gpu.type, gpu.index)))
+    names: dict[str, set[str]] = {}
+    for gpu in inventory.gpus:
+        names.setdefault(gpu.type, set()).add(gpu.name or gpu.type)
+    slots = tuple(
+        _slot(gpu, " + ".join(sorted(names[gpu.type])), inventory)
+        for gpu in sorted(inventory.gpus, key=lambda gpu: (gpu.type, gpu.index))
+    )
     kinds = dict.fromkeys(slot.profile.type for slot in slots)
     platform = platform_of(inventory.os, inventory.arch)
     held_back = cordon_unhealthy and any(slot.unhealthy is not None for slot in slots)
@@ -224,10 +235,10 @@ def _incomplete(inventory: Inventory) -> tuple[str, int | None] | None:
     return ("memory_total", None) if inventory.memory_total <= 0 else None
 
 
-def _slot(gpu: Gpu, inventory: Inventory) -> GpuSlot:
+def _slot(gpu: Gpu, name: str, inventory: Inventory) -> GpuSlot:
     return GpuSlot(
         index=gpu.index,
-        profile=profile_of(gpu.type, gpu.memory_total, max(gpu.memory_total - inventory.vram_reserved, 0)),
+        profile=profile_of(gpu.type, name, gpu.memory_total, max(gpu.memory_total - inventory.vram_reserved, 0)),
         used_by_others=gpu.memory_used_by_others,
         unhealthy=gpu.unhealthy,
         island=gpu.island,

@@ -17,6 +17,7 @@ from schemas.parameters import without
 from schemas.reasons import Suggestion, gib
 from schemas.wanted import CPU_MEMORY, LAYERS, RAM_CLAIM, VRAM_CLAIM
 from services.scheduler.domain.candidate import Candidate, Request
+from services.scheduler.domain.fleet import changes_engine
 from services.scheduler.domain.placement import Placed, Refused, allows_gang, place
 from services.scheduler.domain.snapshot import Machine, copy_of, gpu_ids
 
@@ -170,7 +171,9 @@ def _around(machines: Sequence[Machine], refused: Refused) -> Sequence[Machine]:
 
 
 def changed(request: Request, patch: Mapping[str, Any]) -> Request:
-    """The same request with a JSON merge patch on its model (null removes, objects are merged)."""
+    """The same request with a JSON merge patch on its model (null removes, objects are merged). Another revision of it was
+    measured nowhere.
+    """
     spec = ModelSpec.model_validate(merged(request.spec.model_dump(), patch))
     return Request(
         spec,
@@ -181,6 +184,7 @@ def changed(request: Request, patch: Mapping[str, Any]) -> Request:
         files_on=request.files_on,
         known=request.known,
         must_look=request.must_look,
+        peaks=request.peaks if not changes_engine(request.spec, spec) else {},
     )
 
 

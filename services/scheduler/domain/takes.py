@@ -19,6 +19,7 @@ from services.scheduler.domain.memory.claims import claimed_bytes
 from services.scheduler.domain.memory.fitting import fitting_tokens
 from services.scheduler.domain.memory.kv_cache import sequence_bytes
 from services.scheduler.domain.memory.sglang import mem_fraction_static
+from services.scheduler.domain.peaks import CPU, Peak, PeakOf, Where, claimed
 from services.scheduler.domain.snapshot import Profile
 
 GIB: Final = 2**30
@@ -90,6 +91,8 @@ class Estimate:
         default_factory=dict[int, tuple[Parallelism, ...]], repr=False, compare=False
     )
     """What `parallelisms` has answered."""
+    peaks: PeakOf = field(default_factory=dict[Where, Peak])
+    """What was measured of it, where that is claimed in place of an estimate."""
 
     @property
     def is_manual(self) -> bool:
@@ -101,7 +104,34 @@ class Estimate:
         size = self.wanted.ram_bytes
         if size is None:
             size = self.layered.all_bytes + gguf.OVERHEAD_BYTES if self.layered else self.needed_bytes
-        return Take(0, 0, size, gpu_layers=0 if self.layered else None)
+        return self._as_measured(Take(0, 0, size, gpu_layers=0 if self.layered else None), CPU)
+
+    @property
+    def may_claim_peak(self) -> bool:
+        """A share is no estimate: the engine reserves it whatever it needs, and does not start where less is free. Nor is
+        what the author says.
+        """
+        wanted = self.wanted
+        return bool(self.peaks) and not self.takes_share and wanted.vram_bytes is None and wanted.ram_bytes is None
+
+    def _measured(self, gpu: str, gpus: int, gpu_layers: int | None = None) -> Peak | None:
+        """What is claimed in place of the estimate."""
+        if not self.may_claim_peak:
+            return None
+        if gpus and self.wanted.gpu_layers is not None:  # as the engine is told it, whatever the model has
+            gpu_layers = self.wanted.gpu_layers
+        return self.peaks.get(Where(gpu, gpus, gpu_layers=gpu_layers if gpus else None))
+
+    def _as_measured(self, take: Take, gpu: str) -> Take:
+        """The same, with what was measured."""
+        peak = self._measured(gpu, take.gpus, take.gpu_layers)
+        if peak is None:
+            return take
+        return replace(
+            take,
+            vram_bytes=take.vram_bytes if peak.vram_bytes is None else claimed(peak.vram_bytes),
+            ram_bytes=take.ram_bytes if peak.ram_bytes is None else claimed(peak.ram_bytes),
+        )
 
     def share_on(self, profile: Profile, parallelism: Parallelism) -> float | None:
         """Of a GPU's memory. The user's, else the engine's own, as far as the system leaves it."""
@@ -257,11 +287,11 @@ class Estimate:
             return self._llama_cpp(profile, gpus)
         if self.spec.backend == "Custom":
             each = self.held_bytes(gpus, ALONE)
-            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=ALONE), each)
+            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=ALONE))
         each = self.needed_on(profile, gpus, parallelism)
         share = self.share_on(profile, parallelism)
         if share is None:
-            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=parallelism), each)
+            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=parallelism))
         if share <= 0:  # the system keeps all of it
             return None
         reserved = int(share * profile.memory_total)
@@ -270,10 +300,11 @@ class Estimate:
             return self._cache_short(profile, gpus, reserved, parallelism)
         if not self.is_manual and (short := self._context_short(gpus, reserved, parallelism)) is not None:
             return short
-        return self._fitting(profile, replace(take, overcommitted=each > reserved), reserved)
+        return self._fitting(profile, replace(take, overcommitted=each > reserved))
 
-    def _fitting(self, profile: Profile, take: Take, each: int) -> Take | None:
-        return take if each <= profile.capacity else None
+    def _fitting(self, profile: Profile, take: Take) -> Take | None:
+        take = self._as_measured(take, profile.name)
+        return take if take.vram_bytes <= profile.capacity else None
 
     def _context_short(self, gpus: int, reserved: int, parallelism: Parallelism) -> ContextShort | None:
         """Where the engine's share holds the weights, and not the cache of one sequence beside them."""
@@ -320,7 +351,7 @@ class Estimate:
         if self.wanted.ram_bytes is not None:
             ram = self.wanted.ram_bytes
         partial = on_gpu if on_gpu < layered.layers else None
-        return self._fitting(profile, Take(gpus, each, ram, gpu_layers=partial), each)
+        return self._fitting(profile, Take(gpus, each, ram, gpu_layers=partial))
 
     def _layers_on_gpu(self, layered: gguf.Layered) -> int:
         given = self.wanted.gpu_layers
@@ -328,7 +359,12 @@ class Estimate:
 
     def needed_on(self, profile: Profile, gpus: int, parallelism: Parallelism) -> int:
         """What each of so many GPUs like these must have for the model."""
-        return self._packed_bytes(profile, parallelism) if self._is_packed else self.held_bytes(gpus, parallelism)
+        if self._is_packed:
+            return self._packed_bytes(profile, parallelism)
+        peak = self._measured(profile.name, gpus)
+        if peak is not None and peak.vram_bytes is not None:
+            return claimed(peak.vram_bytes)
+        return self.held_bytes(gpus, parallelism)
 
     @property
     def _is_packed(self) -> bool:
@@ -344,20 +380,23 @@ class Estimate:
             return -(-self.needed_bytes // gpus)
         return -(-self.needed_bytes // (parallelism.tensor * parallelism.pipeline))
 
-    def partly(self, free: int) -> Take | None:
+    def partly(self, free: int, gpu: str) -> Take | None:
         """llama.cpp with so many layers as fit into this much of one GPU, the others in RAM; None: not even one does."""
         layered = self.layered
         if layered is None or not self.spec.cpu_offloading or self.wanted.gpu_layers is not None:
             return None
-        layers = min((free - gguf.OVERHEAD_BYTES) // max(layered.layer_bytes, 1), layered.layers - 1)
-        if layers < 1:
-            return None
-        return Take(
-            1,
-            layers * layered.layer_bytes + gguf.OVERHEAD_BYTES,
-            (layered.layers - layers) * layered.layer_bytes + layered.rest_bytes + gguf.OVERHEAD_BYTES,
-            gpu_layers=layers,
-        )
+        most = min((free - gguf.OVERHEAD_BYTES) // max(layered.layer_bytes, 1), layered.layers - 1)
+        for layers in range(most, 0, -1):
+            take = Take(
+                1,
+                layers * layered.layer_bytes + gguf.OVERHEAD_BYTES,
+                (layered.layers - layers) * layered.layer_bytes + layered.rest_bytes + gguf.OVERHEAD_BYTES,
+                gpu_layers=layers,
+            )
+            take = self._as_measured(take, gpu)
+            if take.vram_bytes <= free:  # it was measured to hold more than the estimate says
+                return take
+        return None
 
 
 MOST_FILE_BYTES: Final = 2**50
@@ -377,7 +416,8 @@ def _believable(weights: ModelWeights) -> ModelWeights:
     return weights.model_copy(update=sizes) if sizes else weights
 
 
-def estimate_of(spec: ModelSpec, wanted: Wanted, weights: ModelWeights) -> Estimate:
+def estimate_of(spec: ModelSpec, wanted: Wanted, weights: ModelWeights, peaks: PeakOf | None = None) -> Estimate:
+    """`peaks`: what is claimed in place of estimates, where the operator allows it."""
     weights = _believable(weights)
     architecture = architecture_of(weights)
     if spec.categories:
@@ -419,4 +459,5 @@ def estimate_of(spec: ModelSpec, wanted: Wanted, weights: ModelWeights) -> Estim
         takes_share=takes_share,
         ram_bytes=ram if wanted.ram_bytes is None else wanted.ram_bytes,
         layered=layered,
+        peaks=peaks or {},
     )

@@ -17,6 +17,7 @@ from kernel.errors import Refused
 from schemas.ids import NAME_PATTERN, WorkerId
 from schemas.models import Gpu, Inventory, ModelWeights
 from schemas.reasons import Reason
+from schemas.value import Bytes
 from services.simulator.domain.dice import Span, draw, within
 
 MOST_WORKERS: Final = 10_000
@@ -32,7 +33,13 @@ def _span(given: object) -> object:
 
 Seconds = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], BeforeValidator(_span)]
 """A number, or `[lowest, highest]` to draw from."""
+Sizes = Annotated[tuple[Bytes, Bytes], BeforeValidator(_span)]
+"""The same of bytes."""
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+SPANS: Final = ("_seconds", "_ram", "_vram")
+"""How fields are called that are spans."""
 
 
 class Part(BaseModel):
@@ -42,7 +49,7 @@ class Part(BaseModel):
     def _spans_rise(self) -> "Part":
         for name in type(self).model_fields:
             value: object = getattr(self, name)
-            if name.endswith("_seconds") and isinstance(value, tuple):
+            if name.endswith(SPANS) and isinstance(value, tuple):
                 low, high = cast("Span", value)
                 if low > high:
                     raise ValueError(f"{name} goes from {low:g} down to {high:g}")
@@ -78,6 +85,10 @@ class Engines(Part):
     """False: nothing listens where the engine says that it does."""
     first_token_seconds: Seconds = (0.05, 0.05)
     token_seconds: Seconds = (0.01, 0.01)
+    peak_ram: Sizes | None = None
+    """The most that an engine is said to hold, from when it is healthy; when not given, nothing is said."""
+    peak_vram: Sizes | None = None
+    """… on each of its GPUs."""
     crash: Crash | None = None
     slow: Slow | None = None
 

@@ -73,6 +73,7 @@ class Engine:
     key: Key
     rank: int
     model: str
+    gpu_indexes: tuple[int, ...] = ()
     phase: EnginePhase = "accepted"
     started_at: float = 0.0
     healthy_at: float | None = None
@@ -86,6 +87,10 @@ class Engine:
     token_seconds: float = 0.0
     stop_seconds: float = 0.0
     serves: bool = True
+    peak_ram: int | None = None
+    peak_vram: int | None = None
+    """On each of its GPUs."""
+    has_answered: bool = False
     port: int | None = None
     end: EngineSeen | None = None
     log: list[str] = field(default_factory=list[str])
@@ -100,9 +105,24 @@ class Engine:
             return self.end
         instance_id, attempt = self.key
         ports = () if self.port is None else (self.port,)
-        return EngineSeen(
-            instance_id=instance_id, attempt=attempt, rank=self.rank, phase=self.phase, progress=progress, ports=ports
+        return EngineSeen.model_validate(
+            {
+                "instance_id": instance_id,
+                "attempt": attempt,
+                "rank": self.rank,
+                "phase": self.phase,
+                "progress": progress,
+                "ports": ports,
+                **self._peaks(),
+            }
         )
+
+    def _peaks(self) -> dict[str, object]:
+        """As an agent tells them: of an engine that has answered."""
+        if not self.has_answered:
+            return {}
+        vram = {} if self.peak_vram is None else dict.fromkeys(self.gpu_indexes, self.peak_vram)
+        return {"peak_ram": self.peak_ram, "peak_vram": vram}
 
     def ends(self, reason: object, exit_code: int | None, log: Iterable[str]) -> EngineSeen:
         self.healthy_at = self.crash_at = self.progress_at = self.vanished_at = self.port = None
@@ -117,6 +137,7 @@ class Engine:
                 "exit_code": exit_code,
                 "reasons": (reason,),
                 "log_tail": tuple(self.log[-50:]),
+                **self._peaks(),
             }
         )
         return self.end
@@ -192,7 +213,9 @@ class Worker:
         for key, instance in wanted.items():
             engine = self._engines.get(key)
             if engine is None:
-                engine = self._engines[key] = Engine(key, instance.rank, instance.launch.model_name)
+                engine = self._engines[key] = Engine(
+                    key, instance.rank, instance.launch.model_name, instance.gpu_indexes
+                )
                 steps.append(Tell(engine.seen()))
             if instance.want == "running" and engine.phase == "accepted":
                 self._start(engine, now)
@@ -248,6 +271,10 @@ class Worker:
         engine.token_seconds = described.draw(behaviour.token_seconds, "token", *what) * factor
         engine.stop_seconds = described.draw(behaviour.stop_seconds, "stop", *what)
         engine.serves = behaviour.serves
+        if behaviour.peak_ram is not None:
+            engine.peak_ram = round(described.draw(behaviour.peak_ram, "peak ram", *what))
+        if behaviour.peak_vram is not None:
+            engine.peak_vram = round(described.draw(behaviour.peak_vram, "peak vram", *what))
         if crash and described.happens(crash.probability, "crash", *what):
             engine.crash = crash
             engine.crash_at = now + described.draw(crash.after_seconds, "crash after", *what)
@@ -275,7 +302,7 @@ class Worker:
             yield Tell(engine.seen(progress=(now - engine.started_at) / (engine.healthy_at - engine.started_at)))
 
     def _healthy(self, engine: Engine, port: int) -> Tell:
-        engine.phase, engine.port = "healthy", port
+        engine.phase, engine.port, engine.has_answered = "healthy", port, True
         engine.log.append(f"listening on port {port}")
         return Tell(engine.seen())
 

@@ -306,3 +306,46 @@ async def test_the_log_of_an_ended_engine_can_still_be_read(runtime: ContainerRu
     await next_exit(runtime)
     assert await runtime.log_tail(an_id(), 3) == ("997", "998", "999")
     assert await runtime.log_tail(an_id(2), 3) == ()
+
+
+async def test_the_peak_of_an_engine_stays_when_it_gives_the_memory_back(runtime: ContainerRuntime) -> None:
+    """200 MB that it held for a moment, between two looks."""
+    greedy = "held = b'x' * 200_000_000; del held; print('gave it back', flush=True); import time; time.sleep(600)"
+    await runtime.start(an_id(), a_script(greedy), {})
+    await log_of(runtime, an_id(), lines=1)
+    peak = await runtime.peak_ram(an_id())
+    assert peak is not None
+    assert 200_000_000 < peak < 300_000_000
+    assert await runtime.peak_ram(an_id()) == peak
+
+
+async def test_what_an_engine_has_started_counts_whatever_group_it_made(runtime: ContainerRuntime) -> None:
+    parent = """
+import subprocess, sys, time
+child = "held = b'x' * 100_000_000; print('ready', flush=True); import time; time.sleep(600)"
+for group in (None, 0):
+    subprocess.Popen([sys.executable, "-c", child], process_group=group)
+time.sleep(600)
+"""
+    await runtime.start(an_id(), a_script(parent), {})
+    await log_of(runtime, an_id(), lines=2)
+    peak = await runtime.peak_ram(an_id())
+    assert peak is not None
+    assert 200_000_000 < peak < 300_000_000
+
+
+async def test_nobody_knows_the_peak_of_what_does_not_run(runtime: ContainerRuntime) -> None:
+    assert await runtime.peak_ram(an_id()) is None
+    await runtime.start(an_id(), a_script("print('done')"), {})
+    await next_exit(runtime)
+    assert await runtime.peak_ram(an_id()) is None
+
+
+async def test_the_peak_is_known_to_the_agent_that_adopts_the_engine(agents: Agents) -> None:
+    greedy = "held = b'x' * 200_000_000; del held; print('gave it back', flush=True); import time; time.sleep(600)"
+    agents.start_and_be_killed(an_id(), a_script(greedy), {})
+    runtime = agents.a_runtime()
+    await log_of(runtime, an_id(), lines=1)
+    peak = await runtime.peak_ram(an_id())
+    assert peak is not None
+    assert peak > 200_000_000

@@ -13,12 +13,13 @@ from tests.support.stack import TINYCHAT
 
 AGE = re.compile(r"\d+ (s|min)(?=\s|:|\.)")
 CLOCK = re.compile(r"\d\d:\d\d:\d\d\.\d{3}")
+MEASURED = re.compile(r"(?<=measured )[\d.]+ [GM]iB at most \(\d+ %\)")
 PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 
 
 def steady(text: str) -> list[str]:
     """Lines without what differs from run to run: ages, times, ports, and the padding that goes with them."""
-    for pattern, constant in ((CLOCK, "<time>"), (PORT, "<port>"), (AGE, "<age>")):
+    for pattern, constant in ((CLOCK, "<time>"), (PORT, "<port>"), (AGE, "<age>"), (MEASURED, "<peak>")):
         text = pattern.sub(constant, text)
     return [re.sub(r"(?<=\S) {2,}", "  ", line) for line in text.splitlines()]
 
@@ -75,6 +76,8 @@ async def test_explain_tells_where_an_instance_runs(fleet: Fleet) -> None:
         "",
         "tinychat-0 is running since <age>: worker-0 at 127.0.0.1:<port>, attempt 1, with 262 MiB of RAM promised.",
         "  It was the only worker that could take it.",
+        "",
+        "1 instance on the CPU: claims 262 MiB of RAM, measured <peak>.",
     ]
 
 

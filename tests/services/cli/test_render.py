@@ -195,6 +195,29 @@ def test_a_running_instance_is_explained_by_where_it_is_and_what_it_holds() -> N
     """)
 
 
+def test_what_is_claimed_is_explained_beside_what_was_measured() -> None:
+    text = "1 instance on 1× A100: claims 20.0 GiB on each GPU, measured 21.0 GiB at most (105 %)"
+    warning = "holds more VRAM than it claims: set claim_override"
+    measured = [{"text": text, "warning": None}, {"text": "1 instance on the CPU: \x1b[1mclaims", "warning": warning}]
+    placement = {"instances": [], "refusal": None, "measured": measured}
+    told = shown(render.explain(a_model("tinychat", "ready", 1, 1), [RUNNING], NOW, placement)).partition(
+        "promised.\n"
+    )[2]
+    assert told == "\n" + cleandoc("""
+        1 instance on 1× A100: claims 20.0 GiB on each GPU, measured 21.0 GiB at most
+        (105 %).
+        1 instance on the CPU: claims.
+        It holds more VRAM than it claims: set claim_override.
+    """)
+
+
+def test_a_measured_peak_is_told_in_a_line() -> None:
+    peak = {"gpu": "A100", "gpus": 2, "peak_vram": 2**30, "peak_ram": 2**28, "claimed_vram": 1, "claimed_ram": 2}
+    assert render.details("ModelPeakMeasured", peak, {}) == "1.0 GiB on each GPU and 256 MiB of RAM at most on 2× A100"
+    on_cpu = peak | {"gpu": "cpu", "gpus": 0, "peak_vram": None}
+    assert render.details("ModelPeakMeasured", on_cpu, {}) == "256 MiB of RAM at most on the CPU"
+
+
 def test_workers_are_listed_with_what_they_have_run_and_lack() -> None:
     h100 = {"name": "NVIDIA H100", "memory_total": 80 * 2**30}
     common = {"since": ago(minutes=90), "cordoned": False, "reasons": [], "backends": {"llama.cpp": "2026.10"}}

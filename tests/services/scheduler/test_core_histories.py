@@ -174,7 +174,14 @@ def picture(world: World, n: int) -> None:
     worker = WORKERS[n % 3]
     document = assigned_to(world.core.fleet, worker, 1)
     engines = tuple(
-        EngineSeen(instance_id=i.instance_id, attempt=i.attempt, phase=("loading", "healthy")[n % 2], ports=(4000,))
+        EngineSeen(
+            instance_id=i.instance_id,
+            attempt=i.attempt,
+            phase=("loading", "healthy")[n % 2],
+            ports=(4000,),
+            peak_ram=n % 4 * GIB,
+            peak_vram={0: n % 3 * GIB},
+        )
         for k, i in enumerate(document.instances)
         if (n + k) % 3
     )
@@ -217,6 +224,8 @@ def engine_report(world: World, n: int) -> None:
         ports=(4000 + n % 3,),
         exit_code=1 if phase == "exited" else None,
         reasons=(EngineExited(exit_code=1),) if phase == "exited" else (),
+        peak_ram=n % 4 * GIB,
+        peak_vram={0: n % 3 * GIB},
     )
     worker = WORKERS[n % 3]
     world.append(
@@ -384,6 +393,9 @@ def test_facts_of_different_owners_fold_in_any_interleaving(
     assert woven.claims == world.core.fleet.claims
     assert woven.wishes == world.core.fleet.wishes
     assert woven.files == world.core.fleet.files
+    assert [model.peaks for _, model in sorted(woven.models.items())] == [
+        model.peaks for _, model in sorted(world.core.fleet.models.items())
+    ]
 
 
 @MANY

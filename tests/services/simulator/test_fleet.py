@@ -185,6 +185,8 @@ def test_other_models_lie_everywhere_else() -> None:
             "workers.0.engines.start_seconds.0",
         ),
         (a_file(WORKER | {"engines": {"start_seconds": [5, 2]}}), "fleet_invalid", "workers.0.engines"),
+        (a_file(WORKER | {"engines": {"peak_vram": [5, 2]}}), "fleet_invalid", "workers.0.engines"),
+        (a_file(WORKER | {"engines": {"peak_ram": -1}}), "fleet_invalid", "workers.0.engines.peak_ram.0"),
         (a_file(WORKER | {"engines": {"start": 1}}), "fleet_invalid", "workers.0.engines.start"),
         (
             a_file(WORKER | {"engines": {"crash": {"probability": 1.5}}}),

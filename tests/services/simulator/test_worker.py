@@ -73,6 +73,43 @@ def test_an_engine_is_accepted_loads_is_served_and_is_healthy() -> None:
     assert worker.engines() == (seen("healthy", ports=(4711,)).seen,)
 
 
+def test_the_peaks_that_an_engine_is_told_are_said_from_when_it_is_healthy_until_it_has_ended() -> None:
+    crash = {"after_seconds": 60}
+    worker = joined(engines=ENGINES | {"peak_ram": 2**30, "peak_vram": [2**33, 2**33], "crash": crash})
+    instance = an_instance().model_copy(update={"gpu_indexes": (1, 3)})
+    peaks: dict[str, Any] = {"peak_ram": 2**30, "peak_vram": {1: 2**33, 3: 2**33}}
+
+    assert worker.assigned(a_document(worker, 2, instance), 0) == [seen("accepted"), seen("loading")]
+    worker.time_passed(2.0)
+    assert worker.opened(KEY, 4711) == [seen("healthy", ports=(4711,), **peaks)]
+    assert worker.engines() == (seen("healthy", ports=(4711,), **peaks).seen,)
+    (_, ended) = worker.time_passed(60.0)
+    assert isinstance(ended, Tell)
+    assert isinstance(ended.seen, EngineSeen)
+    assert (ended.seen.peak_ram, ended.seen.peak_vram) == (2**30, {1: 2**33, 3: 2**33})
+
+
+def test_peaks_are_drawn_and_of_an_engine_that_never_answered_none_is_said() -> None:
+    worker = joined(engines=ENGINES | {"peak_ram": [2**20, 2**30], "crash": {"after_seconds": 1}})
+    worker.assigned(a_document(worker, 2, an_instance()), 0)
+    (_, ended) = worker.time_passed(1.0)
+    assert isinstance(ended, Tell)
+    assert isinstance(ended.seen, EngineSeen)
+    assert ended.seen.peak_ram is None
+
+    drawn: set[int | None] = set()
+    for number in range(2):
+        worker = joined(seed=number, engines=ENGINES | {"peak_ram": [2**20, 2**30]})
+        worker.assigned(a_document(worker, 2, an_instance()), 0)
+        worker.time_passed(2.0)
+        (told,) = worker.opened(KEY, 4711)
+        assert isinstance(told, Tell)
+        assert isinstance(told.seen, EngineSeen)
+        drawn.add(told.seen.peak_ram)
+    assert len(drawn) == 2
+    assert all(peak is not None and 2**20 <= peak <= 2**30 for peak in drawn)
+
+
 def test_what_is_only_prepared_is_not_started() -> None:
     worker = joined()
 

@@ -8,6 +8,7 @@ from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Gpu, GpuNetwork, Inventory, LocalPath, ModelSpec, ModelWeights
 from services.scheduler.domain.candidate import Looked, Request
 from services.scheduler.domain.machines import Machines
+from services.scheduler.domain.peaks import CPU, Peak, Where
 from services.scheduler.domain.placement import Placed, Refused, place
 from services.scheduler.domain.snapshot import Machine, machine_of
 
@@ -108,6 +109,21 @@ KINDS: Final = (
 )
 
 
+MAKES: Final = ("a GPU", "a GPU", "another GPU")
+"""What was measured is known by the name of the GPUs."""
+
+
+def random_peaks(dice: random.Random, size: int) -> dict[Where, Peak]:
+    """Of a model that weighs so much: above and below what it is estimated to take, here and there."""
+    found: dict[Where, Peak] = {}
+    for gpu, gpus in [(CPU, 0), *((make, gpus) for make in sorted(set(MAKES)) for gpus in (1, 2, 3, 4, 8))]:
+        if dice.random() < 0.6:
+            where = Where(gpu, gpus, gpu_layers=dice.choice([None, None, None, 20]) if gpus else None)
+            vram = int(size * dice.uniform(0.2, 2.0) / gpus) if gpus and dice.random() < 0.9 else None
+            found[where] = Peak(1, where, vram, dice.choice([None, GIB // 2, 3 * GIB, int(size * 1.1)]))
+    return found
+
+
 def random_machine(dice: random.Random, number: int) -> Machine:
     pools = dice.choices([0, 1, 2], [1, 12, 2])[0]
     of: list[Gpu] = []
@@ -115,6 +131,7 @@ def random_machine(dice: random.Random, number: int) -> Machine:
         if any(gpu.type == kind for gpu in of):
             continue
         islands = dice.random() < 0.2
+        make = dice.choice(MAKES)
         for index in range(dice.choice([1, 2, 4, 8])):
             other = dice.random() < 0.03
             of.append(
@@ -122,7 +139,7 @@ def random_machine(dice: random.Random, number: int) -> Machine:
                     index=index,
                     vendor=vendor,
                     type=kind,
-                    name=kind,
+                    name=dice.choice(MAKES) if dice.random() < 0.01 else make,
                     memory_total=0 if dice.random() < 0.003 else (size // 2 if other else size) * GIB,
                     memory_used_by_others=dice.choice([0, 0, 0, 0, 1, 20]) * GIB,
                     compute_capability=dice.choice(["6.1", "8.0", "9.0", "9.0", "9.0"]) if kind == "cuda" else None,
@@ -185,6 +202,7 @@ def random_request(dice: random.Random, machines: Machines, model_id: ModelId) -
         cpu_offloading=backend in ("llama.cpp", "Custom") and dice.random() < 0.3,
         distributed_inference_across_workers=dice.random() < 0.5,
         categories=dice.choice([(), (), ("embedding",)]),
+        claim_override={"vram": size} if dice.random() < 0.05 else None,
     )
     ids = [machine.id for machine in machines]
     return Request(
@@ -194,6 +212,7 @@ def random_request(dice: random.Random, machines: Machines, model_id: ModelId) -
         must_look=False,
         files_on=frozenset(dice.sample(ids, dice.randint(0, len(ids)))) if dice.random() < 0.3 else frozenset(),
         crashes={dice.choice(ids): 5} if dice.random() < 0.05 else {},
+        peaks=random_peaks(dice, size) if dice.random() < 0.4 else {},
     )
 
 

@@ -46,10 +46,10 @@ def size_of(kept: Any) -> int:
 
 
 def test_profiles_are_one_object_each_while_somebody_has_them() -> None:
-    first = profile_of("cuda", 80 * GIB, 79 * GIB)
-    assert profile_of("cuda", 80 * GIB, 79 * GIB) is first
-    assert profile_of("cuda", 80 * GIB, 78 * GIB) is not first
-    gone = weakref.ref(profile_of("cuda", 77 * GIB + 1, 1))
+    first = profile_of("cuda", "A GPU", 80 * GIB, 79 * GIB)
+    assert profile_of("cuda", "A GPU", 80 * GIB, 79 * GIB) is first
+    assert profile_of("cuda", "A GPU", 80 * GIB, 78 * GIB) is not first
+    gone = weakref.ref(profile_of("cuda", "A GPU", 77 * GIB + 1, 1))
     gc.collect()
     assert gone() is None
 

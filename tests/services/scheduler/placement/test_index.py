@@ -10,6 +10,7 @@ from schemas.models import Claim
 from services.scheduler.domain.candidate import Looked, Request
 from services.scheduler.domain.index import GpuIndex
 from services.scheduler.domain.machines import Machines
+from services.scheduler.domain.peaks import claimed
 from services.scheduler.domain.placement import Placed, Refused, place
 from tests.services.scheduler.placement.fleets import (
     GIB,
@@ -54,6 +55,11 @@ def compared(request: Request, machines: Machines, index: GpuIndex) -> tuple[str
     return "placed", slow
 
 
+def claims_a_peak(request: Request, answer: Placed | Refused) -> bool:
+    peaks = {claimed(peak.vram_bytes) for peak in request.peaks.values() if peak.vram_bytes is not None}
+    return isinstance(answer, Placed) and answer.take.vram_bytes in peaks
+
+
 def live(seed: int) -> Counter[str]:
     """A fleet, some requests, and what is promised, released and changed between them."""
     dice = random.Random(seed)
@@ -72,6 +78,7 @@ def live(seed: int) -> Counter[str]:
         request = dice.choice(requests)
         word, answer = compared(request, machines, index)
         said[word] += 1
+        said["from a peak"] += word == "placed" and claims_a_peak(request, answer)
         if isinstance(answer, Placed) and dice.random() < 0.8 and request.model_id is not None:
             for each in answer.places:
                 machines.promise(each.worker_id, request.model_id, each.type, each.claim)
@@ -100,7 +107,8 @@ def test_it_picks_what_the_specification_picks_over_random_fleets(part: int) -> 
             said += live(seed)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
-    assert said["placed"] > said.total() // 4, said  # it does know, mostly
+    assert said["placed"] > (said["placed"] + said["asked place"]) // 4, said  # it does know, mostly
+    assert said["from a peak"] > 50, said
 
 
 def test_it_does_not_ask_for_what_is_common() -> None:

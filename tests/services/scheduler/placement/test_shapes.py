@@ -964,6 +964,9 @@ def test_where_it_says_no_nobody_finds_a_place_on_one_worker() -> None:
     tried = 0
     for seed in range(FLEETS):
         request, machines = a_case(seed)
+        if request.spec.claim_override:  # the author's numbers; what is published says nothing of them
+            continue
+        request = replace(request, peaks={})  # nor of what was measured
         answer = place(request, machines)
         if isinstance(answer, Placed) and len(answer.places) == 1:
             continue
