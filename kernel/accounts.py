@@ -15,7 +15,7 @@ from typing import Final, Literal
 import nkeys
 
 from schemas.ids import WorkerId
-from schemas.subjects import ALL_ASSIGNED, ALL_FACTS, PROJECTED, ask
+from schemas.subjects import ALL_ASSIGNED, ALL_FACTS, ALL_REQUESTS, PROJECTED, ask
 
 Role = Literal["operator", "api", "scheduler", "agent", "downloader", "observer", "simulator"]
 CORE_ROLES: Final = frozenset({"operator", "api", "scheduler", "observer"})
@@ -49,7 +49,14 @@ _READ_FACTS: Final = [
 
 PUBLISH: Final[dict[str, list[str]]] = {
     "operator": [">"],
-    "api": ["muster.facts.api.>", "muster.projected", "muster.ask.>", "muster.core.*", *_READ_STREAMS],
+    "api": [
+        "muster.facts.api.>",
+        "muster.projected",
+        "muster.ask.>",
+        "muster.core.*",
+        ALL_REQUESTS,
+        *_READ_STREAMS,
+    ],
     "scheduler": ["muster.facts.scheduler.>", "muster.assigned.*", "muster.ask.>", *_READ_STREAMS, *_BUCKETS],
     "observer": _READ_FACTS,
     "simulator": ["muster.reports.*.>", "muster.beat.*.*"],

@@ -25,7 +25,9 @@ class AssignedInstance(Value):
     files: tuple[FileId, ...] = ()
     ports: tuple[int, ...] = ()
     want: Literal["prepared", "running"] = "running"
-    """`prepared` while files are missing: accept, pull images, start nothing."""
+    """`prepared`: accept, pull images, start nothing; what runs goes on. So while files are missing, and while an engine
+    that is to end finishes its requests: when that one is gone, it is not started again.
+    """
     engine_key_ref: str | None = None
 
 

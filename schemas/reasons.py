@@ -863,6 +863,17 @@ class StartTimeout(ReasonBase):
         return f"the engine made no progress for {self.after_seconds:.0f} s"
 
 
+class FinishingRequests(ReasonBase):
+    """The instance was replaced, or is one too many: it gets no new requests, and its engine finishes those that it has."""
+
+    code: Literal["finishing_requests"] = "finishing_requests"
+    who: ClassVar[Who] = "wait"
+    up_to_seconds: float
+
+    def sentence(self) -> str:
+        return f"no new requests go there, and those in flight have {self.up_to_seconds:.0f} s to end"
+
+
 class StopOverdue(ReasonBase):
     """The engine was told to stop and has not been seen gone yet. It is told again."""
 
@@ -886,7 +897,8 @@ Reason = Annotated[
         RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
         WorkerShutDown, EngineExited,
         EngineKilled, EngineVanished, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
-        UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, StopOverdue,
+        UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, FinishingRequests,
+        StopOverdue,
     ],
     Field(discriminator="code"),
 ]  # fmt: skip

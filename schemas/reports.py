@@ -152,6 +152,17 @@ REPORTS: Final[tuple[type[Report], ...]] = (EngineReported, WorkerObserved, Work
 BY_TYPE: Final[dict[str, type[Report]]] = {report.type: report for report in REPORTS}
 
 
+class RequestsInFlight(Value):
+    """All that one gateway has in flight. Core NATS, when it changes and every two seconds, never stored."""
+
+    gateway: str
+    """Drawn when the gateway started."""
+    seq: Count
+    """The last fact of the log that its routes know: nothing more goes to an instance that was being stopped by then."""
+    instances: dict[InstanceId, Annotated[int, Field(ge=1)]] = {}
+    """Instances with requests, and how many: each counts until its last byte went out, or its client left."""
+
+
 class Beat(Value):
     """I am here. Core NATS, every two seconds, never stored."""
 

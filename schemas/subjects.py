@@ -4,6 +4,7 @@ muster.facts.<owner>.<kind>.<concern>.<id>.<Type>    stream FACTS, kept for ever
 muster.assigned.<worker>                             stream ASSIGNED, the newest document
 muster.reports.<worker>.<kind>.<id>.<Type>           stream REPORTS, kept for days
 muster.beat.<worker>.<agent|downloader>              core NATS, not stored
+muster.requests.<gateway>                            core NATS, not stored: what a gateway counts
 muster.ask.<worker>.<verb>                           core NATS, request and reply
 muster.core.<verb>                                   core NATS, request and reply: questions to who decides
 muster.projected                                     core NATS: the projector's high-water mark
@@ -26,6 +27,7 @@ ALL_FACTS: Final = "muster.facts.>"
 ALL_REPORTS: Final = "muster.reports.>"
 ALL_ASSIGNED: Final = "muster.assigned.*"
 ALL_BEATS: Final = "muster.beat.*.*"
+ALL_REQUESTS: Final = "muster.requests.*"
 ALL_ASKS: Final = "muster.ask.*.*"
 PROJECTED: Final = "muster.projected"
 
@@ -117,6 +119,19 @@ def parse_beat(subject: str) -> tuple[str, str]:
     if len(parts) != 4:
         raise ValueError(f"not the subject of a beat: {subject}")
     return parts[2], parts[3]
+
+
+def requests(gateway: str) -> str:
+    """Where a gateway says how many requests it has in flight."""
+    return f"muster.requests.{gateway}"
+
+
+def parse_requests(subject: str) -> str:
+    """The gateway that counts. Raises ValueError."""
+    parts = subject.split(".")
+    if len(parts) != 3 or parts[:2] != ["muster", "requests"]:
+        raise ValueError(f"not the subject of a gateway's count: {subject}")
+    return parts[2]
 
 
 def ask_core(verb: str) -> str:

@@ -11,7 +11,7 @@ from schemas.assignment import Assigned
 from schemas.envelope import CONTENT_TYPE, Envelope
 from schemas.facts import FACTS
 from schemas.facts.base import Fact
-from schemas.reports import REPORTS, Beat, Report
+from schemas.reports import REPORTS, Beat, Report, RequestsInFlight
 
 KINDS = ("worker", "model", "instance", "file", "scheduler", "name")
 ASKS = ((InspectModel, ModelInspection), (TailLog, LogLines))
@@ -78,6 +78,13 @@ def _lines() -> Iterator[str]:
         "",
     )
     yield from _value(Beat)
+    yield from (
+        "## Requests in flight",
+        "",
+        "`muster.requests.<gateway>`: core NATS. No envelope, nothing is stored.",
+        "",
+    )
+    yield from _value(RequestsInFlight)
     yield from ("## Values", "", "What the fields above are made of.", "")
     for value in values_below([*FACTS, *REPORTS, Assigned, *(each for pair in ASKS for each in pair)]):
         yield from _value(value)

@@ -29,6 +29,7 @@ from schemas.reports import (
 )
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now
+from services.scheduler.domain.draining import is_draining
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.instance import Instance, placement_of
 from services.scheduler.domain.policy import Policy
@@ -127,6 +128,7 @@ class World:
                     getattr(instance.state, "evictable", None),
                     getattr(instance.state, "running", None) is not None,
                     getattr(instance.state, "explained", None),
+                    is_draining(instance),
                 )
                 for instance in self.instances()
             ),

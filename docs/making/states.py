@@ -13,7 +13,7 @@ from schemas.facts import FACTS
 from schemas.facts.base import Fact
 from services.api.projections.fleet import FleetProjection
 from services.scheduler.domain.deadlines import seconds_in
-from services.scheduler.domain.instance import Failed, Instance
+from services.scheduler.domain.instance import Failed, Instance, Stopping
 
 RESOURCES: Final = {"models": "Models", "workers": "Workers", "files": "Model files"}
 FACT_ORDER: Final = {fact.type: position for position, fact in enumerate(FACTS)}
@@ -113,6 +113,9 @@ def _lasts(instance: Instance) -> str:
     if isinstance(instance.state, Failed):
         base, most = POLICY.restart_base_seconds, POLICY.restart_most_seconds
         return f"until the next start: {base:g} s after a crash, doubled by each in a row, at most {most:g} s"
+    if isinstance(instance.state, Stopping):
+        drain, repeat = POLICY.drain_seconds, POLICY.stop_repeat_seconds
+        return f"{repeat:g} s, then it is told again; before that at most {drain:g} s for the requests that it has"
     seconds = seconds_in(instance, POLICY)
     return "as long as it likes" if seconds is None else f"{seconds:g} s"
 

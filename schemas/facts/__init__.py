@@ -12,6 +12,7 @@ from schemas.facts.instance import (
     InstanceDeleted,
     InstanceDeletionRequested,
     InstanceDownloading,
+    InstanceDrained,
     InstanceFailed,
     InstancePending,
     InstanceReachable,
@@ -66,7 +67,7 @@ FACTS: Final[tuple[type[Fact], ...]] = (
     ModelDegraded, ModelEnded,
     InstanceCreated, InstancePending, InstanceScheduled, InstanceDownloading, InstanceStarting, InstanceRunning,
     InstanceFailed, InstanceRestartPlanned, InstanceUnreachable, InstanceReachable, InstanceStopping,
-    InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,
+    InstanceDrained, InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,
     ModelFileWanted, ModelFileReady, ModelFileFailed, ModelFileForgotten,
     SchedulerElected,
 )  # fmt: skip

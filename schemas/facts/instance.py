@@ -7,7 +7,7 @@ from pydantic import Field
 from schemas.facts.base import Fact, Owner
 from schemas.ids import NOBODY, InstanceId, ModelId, WorkerId
 from schemas.models import Launch, Member, Why
-from schemas.reasons import Reason, Suggestion
+from schemas.reasons import FinishingRequests, Reason, Suggestion
 from schemas.value import Count, Instant
 
 Attempt = Annotated[int, Field(ge=1)]
@@ -128,10 +128,25 @@ class InstanceReachable(InstanceOnWorkerFact):
 
 
 class InstanceStopping(InstanceFact):
-    """The instance is to end; its engine is being stopped."""
+    """The instance is to end: it gets no new requests, and its engine is stopped, at once or when it has drained."""
 
     type: ClassVar[str] = "InstanceStopping"
     cause: StopCause
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """So long its engine goes on for the requests that it has, unless `InstanceDrained` says earlier that it may go; 0: not at all."""
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why it is still there."""
+        return (FinishingRequests(up_to_seconds=self.drain_seconds),) if self.drain_seconds else ()
+
+
+class InstanceDrained(InstanceFact):
+    """The engine of an instance that is to end may go: its requests are over, or nobody waits for them any longer."""
+
+    type: ClassVar[str] = "InstanceDrained"
+    requests_left: Count = 0
+    """Those that were still in flight, as far as gateways were heard: the time was over, or the instance was deleted meanwhile."""
 
 
 class InstanceAttemptEnded(InstanceOnWorkerFact):

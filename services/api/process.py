@@ -26,6 +26,7 @@ from kernel.projections.tables import SCHEMA
 from schemas.facts import UnknownType, read
 from services.api.adapters.database import make_engine, raw_connect, wait_until_prepared
 from services.api.adapters.feed import Feed
+from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
 from services.api.adapters.http import events, resources
 from services.api.adapters.http.app import make_app
@@ -96,6 +97,9 @@ class ApiProcess:
         writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
         gateway = Gateway(self.routes, reader)
         gateway.start()
+        counts = Counts(self.routes, bus)
+        await counts.tell()
+        tasks.create_task(counts.run())
         routers = [
             resources.make_router(reader, writer, self.high_water, bus),
             events.make_router(feed, self.high_water),
@@ -178,6 +182,7 @@ class ApiProcess:
             for row in rows:
                 endpoint = Endpoint(row.instance_id, row.attempt, row.address, row.port, "")
                 self.routes.endpoints.setdefault(row.instance_id, {})[row.attempt] = endpoint
+        self.routes.seq = int(mark)
         return int(mark)
 
     async def _fold_routes(self, feed: Feed, after: int) -> None:
@@ -188,6 +193,7 @@ class ApiProcess:
                         after = event.sequence
                         with contextlib.suppress(UnknownType, ValidationError):  # noted by the projector
                             self.routes.evolve(read(event.envelope))
+                        self.routes.seq = after
             except (OSError, DBAPIError, Unavailable) as error:
                 log.warning("routes are behind: %s", error)
                 await asyncio.sleep(0.2)

@@ -31,17 +31,19 @@ from schemas.facts.model import ModelFact
 from schemas.ids import WorkerId
 from schemas.reasons import InspectionFailed
 from schemas.reports import BY_TYPE as REPORT_TYPES
-from schemas.reports import Report
+from schemas.reports import Report, RequestsInFlight
 from schemas.subjects import (
     ALL_BEATS,
     ALL_FACTS,
     ALL_REPORTS,
+    ALL_REQUESTS,
     ELECTION,
     FACTS_OF_THE_API,
     REPORTS,
     ask,
     parse_beat,
     parse_report_subject,
+    parse_requests,
 )
 from services.scheduler.adapters.board import Board, TooLarge
 from services.scheduler.adapters.lease import Lease
@@ -184,6 +186,7 @@ class Reign:
                 tasks.create_task(self._follow_api())
                 tasks.create_task(self._follow_reports(reports_after))
                 tasks.create_task(self._listen_to_beats())
+                tasks.create_task(self._listen_to_gateways())
                 tasks.create_task(Questions(self._bus, core).answer())
                 self._in_doubt = True
                 # Who is removed now is told so too: it must not come back to its old assignment.
@@ -368,6 +371,21 @@ class Reign:
                 lambda now: (self._core.beat(worker_id, role, now, boot_id), Cause(actor=f"worker/{worker_id}"))
             )
 
+    async def _listen_to_gateways(self) -> None:
+        async def heard(message: Msg) -> None:
+            if (told := parse_picture(message.subject, message.data)) is not None:
+                await self._requests(told)
+
+        subscription = await self._bus.subscribe(ALL_REQUESTS, heard)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await subscription.unsubscribe()
+
+    async def _requests(self, told: RequestsInFlight) -> None:
+        if self._core.requests_are_news(told, self._clock.monotonic()):
+            await self._put(lambda now: (self._core.requests_told(now), Cause(actor="scheduler")))
+
     async def _ask_to_look(self, worker_id: WorkerId) -> None:
         await self._bus.publish(ask(worker_id, "look"), b"")
 
@@ -446,6 +464,18 @@ def boot_of(beat: bytes) -> str | None:
         return str(orjson.loads(beat)["boot_id"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
+
+
+def parse_picture(subject: str, body: bytes) -> RequestsInFlight | None:
+    """What a gateway has in flight, if it is that and comes from whom it says; else None."""
+    try:
+        told = RequestsInFlight.model_validate_json(body)
+        if told.gateway != parse_requests(subject):
+            raise ValueError(f"it is of {told.gateway}")  # noqa: TRY301 - one way out for all of them
+    except ValueError as error:
+        log.warning("what a gateway tells on %s can't be read: %s", subject, str(error)[:300])
+        return None
+    return told
 
 
 def parse_report(event: Stored) -> tuple[Report, Envelope] | None:

@@ -1,5 +1,9 @@
 """Settings of the scheduler (environment: MUSTER_<FIELD>)."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from kernel.settings import ServiceSettings
 from services.scheduler.domain.policy import Policy
 
@@ -11,6 +15,8 @@ class SchedulerSettings(ServiceSettings):
     """So much longer, and its instances are placed elsewhere."""
     restart_base_seconds: float = 1.0
     """Delay before the first restart of a crashed engine; doubles with each crash in a row."""
+    drain_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    """An instance that is replaced, drained or scaled down has so long to finish its requests; 0: none."""
     cordon_unhealthy: bool = False
     """A worker with a GPU that its driver calls unhealthy takes no new instance, not even on its other GPUs."""
     claims_from_peak: bool = False
@@ -27,6 +33,7 @@ class SchedulerSettings(ServiceSettings):
             lease_seconds=self.lease_seconds,
             eviction_seconds=self.eviction_seconds,
             restart_base_seconds=self.restart_base_seconds,
+            drain_seconds=self.drain_seconds,
             cordon_unhealthy=self.cordon_unhealthy,
             claims_from_peak=self.claims_from_peak,
         )

@@ -185,6 +185,7 @@ class Everything:
                     "lease_seconds": settings.lease_seconds,
                     "restart_base_seconds": settings.restart_base_seconds,
                     "claims_from_peak": settings.claims_from_peak,
+                    "drain_seconds": settings.drain_seconds,
                 }
             )
         )

@@ -28,5 +28,7 @@ class UpSettings(Settings):
     restart_base_seconds: float = 1.0
     claims_from_peak: bool = False
     """New instances claim what their model was measured to hold at most, in place of an estimate."""
+    drain_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    """An instance that is replaced, drained or scaled down has so long to finish its requests; 0: none."""
     log_level: str = "WARNING"
     otlp_endpoint: str | None = None

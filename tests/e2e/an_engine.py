@@ -5,6 +5,7 @@ test can compare what the gateway passed on. The last message of a chat may be a
 `die`: exits before the first byte. `die once <file>`: the same, unless one has done so already and left this file.
 `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s. `think`: 0.5 s before the first byte.
 `gorge`: holds 200 MB for a moment.
+`until <file>`: the first chunk, and the others when this file is there.
 Flags of its own: `--healthy-after=<seconds>`, `--chatty` (it writes while it is not), `--exit-after=<seconds>`, `--exit-code=<n>`.
 """
 
@@ -67,6 +68,8 @@ def main(argv: list[str]) -> None:
                 self.wfile.flush()
                 if what == "die later":
                     os._exit(3)
+                while what.startswith("until ") and not Path(what.removeprefix("until ")).exists():
+                    time.sleep(0.05)
                 if what == "slowly":
                     time.sleep(0.2)
             self.wfile.write(b"0\r\n\r\n")

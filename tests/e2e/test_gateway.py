@@ -31,13 +31,11 @@ async def client(stack: Stack) -> AsyncIterator[Client]:
     yield client
     api = stack.services["api"]
     assert isinstance(api, ApiProcess)
-    in_flight: list[int] = []
     for _ in range(200):
-        in_flight = [endpoint.in_flight for of in api.routes.endpoints.values() for endpoint in of.values()]
-        if not any(in_flight):
+        if not api.routes.in_flight.total():
             return
         await asyncio.sleep(0.05)
-    raise AssertionError(f"requests that are over are still counted: {in_flight}")
+    raise AssertionError(f"requests that are over are still counted: {api.routes.picture('here')}")
 
 
 def chat(content: str, **more: object) -> dict[str, object]:
@@ -62,10 +60,10 @@ async def test_requests_are_spread_over_the_instances(client: Client, stack: Sta
     assert isinstance(api, ApiProcess)
     endpoints = [endpoint for of in api.routes.endpoints.values() for endpoint in of.values()]
     for _ in range(1000):
-        if any(endpoint.in_flight for endpoint in endpoints):
+        if api.routes.in_flight.total():
             break
         await asyncio.sleep(0.01)
-    busy = next(endpoint.port for endpoint in endpoints if endpoint.in_flight)
+    busy = next(endpoint.port for endpoint in endpoints if api.routes.in_flight.of(endpoint.instance_id))
     _, answer = await client.ask("chat")
     ports = {pid: port for number in (0, 1) for pid, port in listening(stack, number)}
     assert ports[answer["pid"]] != busy

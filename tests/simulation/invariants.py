@@ -13,6 +13,7 @@ from schemas.facts import (
     InstanceCreated,
     InstanceDeleted,
     InstanceDeletionRequested,
+    InstanceDrained,
     InstanceFailed,
     InstanceReachable,
     InstanceRestartPlanned,
@@ -46,6 +47,7 @@ from schemas.models import Claim, Inventory, ModelSpec
 from schemas.reasons import Reason
 from services.agent.domain.runtime import EngineId
 from services.scheduler.domain import fleet, peaks
+from services.scheduler.domain.draining import GENTLE
 from services.scheduler.domain.fleet import Contradiction, Fleet
 from services.scheduler.domain.policy import Policy
 from tests.simulation.api import Api, Tables, Write
@@ -64,6 +66,7 @@ class Invariant(Enum):
     ENGINES = "6 no engine is stopped without a recorded cause, none outlives its assignment by more than 15 s"
     CONVERGES = "7 within 60 s everything placeable runs, nothing sits in a state past its deadline"
     WATCHERS = "9 every watcher sees every transition in order and resumes where it stopped"
+    STREAMS = "s an engine that others stand in for finishes its requests, up to the deadline"
     QUIET = "q no news is no event"
     REPORTS = "r a late or forged report never becomes history"
     FENCE = "f the log and the board take nothing from a scheduler that was replaced"
@@ -92,6 +95,10 @@ class Life:
     running: InstanceRunning | None = None
     """The attempt whose engine answers, as far as was stated."""
     stop: str | None = None
+    drains: float = 0.0
+    """While it drains: for how long at most."""
+    finishes_until: float = 0.0
+    """What it had in flight when it was to stop has so long."""
     failed: set[int] = field(default_factory=set[int])
     overdue: set[int] = field(default_factory=set[int])
     """Attempts that were moved away from because a deadline had passed."""
@@ -248,7 +255,9 @@ class Ledger:
 
     def _live(self, life: Life, fact: InstanceFact) -> None:
         instance_id = fact.instance_id
-        if life.stop is not None and not isinstance(fact, InstanceAttemptEnded | InstanceDeleted | DeadlinePassed):
+        if life.stop is not None and not isinstance(
+            fact, InstanceDrained | InstanceAttemptEnded | InstanceDeleted | DeadlinePassed
+        ):
             raise Broken(Invariant.REPORTS, f"{fact.type} of {instance_id}, which is being stopped")
         match fact:
             case InstanceScheduled():
@@ -284,7 +293,14 @@ class Ledger:
                 self._current(life, fact)
                 life.state = "running"
             case InstanceStopping():
+                if life.state == "running" and fact.cause in GENTLE and not fact.drain_seconds:
+                    raise Broken(
+                        Invariant.STREAMS, f"{instance_id} is {fact.cause}, and its requests have no time to end"
+                    )
                 life.state, life.stop, life.running = "stopping", fact.cause, None
+                life.drains, life.finishes_until = fact.drain_seconds, self.now + fact.drain_seconds
+            case InstanceDrained():
+                life.drains, life.since = 0.0, self.now
             case InstanceAttemptEnded():
                 self._release(instance_id, fact.attempt, fact.worker_id)
                 if life.running is not None and life.running.attempt == fact.attempt:
@@ -394,6 +410,8 @@ def check_deadlines(ledger: Ledger, decides_since: float, heard: dict[InstanceId
                 since = max(since, heard.get(instance_id, 0.0))
             case "error" if not life.final:
                 allowed = life.restart_seconds or 0.0
+            case "stopping" if life.drains:
+                allowed = life.drains
             case _:
                 pass
         if allowed is not None and now - since > allowed + slack:

@@ -37,9 +37,10 @@ from services.api.domain import routing
 from services.api.projections import fleet as projection
 from services.scheduler import process
 from services.scheduler.adapters import board, snapshots
-from services.scheduler.domain import assignments, core, deadlines, fleet, liveness, rollout
+from services.scheduler.domain import assignments, core, deadlines, fleet, liveness, rollout, traffic
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.core import Core, Decision, Now
+from services.scheduler.domain.draining import is_draining
 from services.scheduler.domain.fleet import Fleet, claim_key
 from services.scheduler.domain.instance import Instance, Placement, Starting, Stopping, Unreachable
 from services.scheduler.domain.machines import Lifted, Machines
@@ -428,6 +429,54 @@ def nobody_brakes() -> Generator[None]:
 def an_older_assignment_counts() -> Generator[None]:
     """An agent takes whatever document it is given."""
     with patch.object(Assigned, "is_newer_than", _always):
+        yield
+
+
+# -- requests in flight ---------------------------------------------------------------------------------------------------
+
+
+@planted(Invariant.STREAMS)
+def nobody_waits_for_requests() -> Generator[None]:
+    """An instance has drained as soon as it is looked at."""
+    with patch.object(traffic.Traffic, "is_quiet", _always):
+        yield
+
+
+@planted(Invariant.STREAMS)
+def what_a_gateway_knows_is_not_asked() -> Generator[None]:
+    """A gateway that counts nothing is believed, though it may send the next request there still."""
+    real = traffic.Traffic.is_quiet
+
+    def wrong(self: traffic.Traffic, instance_id: InstanceId, _since_seq: int, now: float) -> bool:
+        return real(self, instance_id, 0, now)
+
+    with patch.object(traffic.Traffic, "is_quiet", wrong):
+        yield
+
+
+@planted(Invariant.STREAMS)
+def who_takes_over_takes_silence_for_quiet() -> Generator[None]:
+    """Nobody has told what is in flight yet, so nothing is."""
+    with patch.object(traffic, "LISTEN_SECONDS", 0.0):
+        yield
+
+
+@planted(Invariant.STREAMS)
+def what_drains_is_not_assigned() -> Generator[None]:
+    """The assignment forgets an instance as soon as it is to stop."""
+    with patch.object(assignments, "is_draining", _never):
+        yield
+
+
+@planted(Invariant.CONVERGES)
+def a_drain_may_take_for_ever() -> Generator[None]:
+    """No deadline is armed for what finishes its requests."""
+    real = deadlines.seconds_in
+
+    def wrong(instance: Instance, policy: Any) -> float | None:
+        return None if is_draining(instance) else real(instance, policy)
+
+    with patch.object(deadlines, "seconds_in", wrong):
         yield
 
 

@@ -2,11 +2,11 @@
 
 `services/scheduler/process.py` appends, publishes, folds, guards and saves here as it does in production. Mirrored, because
 the originals wait for NATS in tasks of their own: `run` (`begin`), `_decide` and `_next_inputs` (`decide`),
-`_follow_api`, `_follow_reports` and `_listen_to_beats` (`hear…`), `_inspect` (`ask`, `answered`).
+`_follow_api`, `_follow_reports`, `_listen_to_beats` and `_listen_to_gateways` (`hear…`), `_inspect` (`ask`, `answered`).
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from kernel.bus import Bus
 from kernel.errors import Deposed, Unavailable
@@ -16,6 +16,7 @@ from kernel.log.seal import Cause
 from schemas.asks import ModelInspection
 from schemas.ids import WorkerId
 from schemas.reasons import InspectionFailed
+from schemas.reports import RequestsInFlight
 from services.scheduler.adapters import snapshots
 from services.scheduler.domain.core import Core, Decision, Now, Question
 from services.scheduler.domain.fleet import Fleet
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from kernel.log.jetstream import JetStreamLog
     from services.scheduler.adapters.snapshots import SnapshotStore
 
+DRAIN_SECONDS: Final = 20.0
+"""Short, so that in a history some requests are over before it and some are not."""
 Asking = Callable[[WorkerId], None]
 
 
@@ -64,7 +67,12 @@ class SimulatedReign(Reign):
         snapshot_every: int,
         claims_from_peak: bool,
     ) -> None:
-        settings = SchedulerSettings(replica=name, snapshot_every=snapshot_every, claims_from_peak=claims_from_peak)
+        settings = SchedulerSettings(
+            replica=name,
+            snapshot_every=snapshot_every,
+            claims_from_peak=claims_from_peak,
+            drain_seconds=DRAIN_SECONDS,
+        )
         super().__init__(cast("Bus", bus), settings, clock)
         self.name = name
         self.line = line
@@ -150,6 +158,10 @@ class SimulatedReign(Reign):
     def hear_beat(self, worker_id: WorkerId, role: str, boot_id: str) -> None:
         if self.core is not None:  # nobody listens before
             finish(self._beat(worker_id, role, boot_id))
+
+    def hear_requests(self, told: RequestsInFlight) -> None:
+        if self.core is not None and not self.paused:
+            finish(self._requests(told))
 
     async def _ask_to_look(self, worker_id: WorkerId) -> None:
         self._looks(worker_id)

@@ -13,7 +13,7 @@ from kernel.errors import Conflict, Corrupt, Unavailable
 from kernel.log.port import Stored
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import Gpu, Inventory
-from schemas.reports import FileReported, WorkerLeaving
+from schemas.reports import FileReported, RequestsInFlight, WorkerLeaving
 from schemas.subjects import parse_report_subject
 from services.agent.domain.runtime import EngineId
 from services.api.adapters.feed import Filter
@@ -24,6 +24,7 @@ from services.scheduler.domain.rollout import revision_of
 from services.scheduler.process import fold
 from tests.simulation.api import Api, Tables
 from tests.simulation.clock import START, VirtualClock
+from tests.simulation.gateways import Gateway, Gateways
 from tests.simulation.invariants import (
     Broken,
     Invariant,
@@ -78,6 +79,9 @@ class World(Surroundings):
         self._checked_writes = 0
         self._checked = {"routes": 0, "reasons": 0}
         self.api = Api(Line(self.log), self.clock, self.dice)
+        self.gateways = Gateways(
+            seed, self.clock, self.log.entries, self.ledger, self.machines.values(), self._requests
+        )
         for number in range(1, (machines or self.dice.choice((1, 2, 3, 3, 4))) + 1):
             self._add_machine(number)
         for name, takes in (
@@ -151,6 +155,13 @@ class World(Surroundings):
             if reign.core is not None:
                 reign.hear_beat(worker_id, role, boot_id)
 
+    def _requests(self, gateway: Gateway, told: RequestsInFlight, at_once: bool) -> None:
+        def heard() -> None:
+            for reign in self.reigns:
+                reign.hear_requests(told)
+
+        self._orderly(gateway, 0.0 if at_once else 0.1, heard)
+
     def assignment(self, worker_id: WorkerId) -> bytes | None:
         return self.assignments.newest(worker_id)
 
@@ -173,6 +184,8 @@ class World(Surroundings):
 
     def stops(self, machine: Machine, engine: EngineId) -> None:
         self.ledger.check_stop(machine, engine)
+        if not machine.has_lied and machine.id not in self.ledger.removed:
+            self.gateways.check_may_end(engine.instance_id, f"is stopped on {machine.id}")
 
     def temper(self) -> Temper:
         roll = 1.0 if self.calm else self.dice.random()
@@ -219,6 +232,7 @@ class World(Surroundings):
         if not any(not reign.paused for reign in self.reigns) and self.clock.seconds >= self.stand_by_at:
             self.take_over()
         self.api.pump()
+        self.gateways.pump()
         check_machines(self.machines.values(), self.assigned, self.clock.seconds)
 
     def _deliver(self) -> None:
@@ -305,6 +319,7 @@ class World(Surroundings):
 
     def _stored(self, entry: Entry) -> None:
         self.trace.append(Noted(self.clock.seconds, entry))
+        self.gateways.check_fact(entry)
         self.ledger.take(entry, self.machines)
 
     def _saved(self, fleet: Fleet) -> None:
@@ -362,6 +377,7 @@ class World(Surroundings):
 
     def heal(self) -> None:
         self.calm = True
+        self.gateways.heal()
         self.api.stalled = False
         self.api.writer.postgres_is_there = True
         self.api.line.fault = None
@@ -397,7 +413,7 @@ class World(Surroundings):
                     self._check_fits_nowhere(instance_id, life.model_id)
                 case "error" if life.final or self._backs_off(life, now):
                     pass
-                case "scheduled" | "downloading" | "starting" | "stopping" if now - life.since <= 10.0:
+                case "scheduled" | "downloading" | "starting" | "stopping" if now - life.since <= 10.0 + life.drains:
                     pass
                 case state:
                     raise Broken(
@@ -478,7 +494,19 @@ def _numbers(entry: Entry) -> str:
     fact = entry.fact
     shown = [
         f"{name}={getattr(fact, name)}"
-        for name in ("worker_id", "attempt", "state", "replicas", "cause", "delay_seconds", "engine_gone", "port", "to")
+        for name in (
+            "worker_id",
+            "attempt",
+            "state",
+            "replicas",
+            "cause",
+            "delay_seconds",
+            "engine_gone",
+            "port",
+            "to",
+            "drain_seconds",
+            "requests_left",
+        )
         if hasattr(fact, name)
     ]
     if reasons := getattr(fact, "reasons", ()):

@@ -19,6 +19,8 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId
+from schemas.reports import RequestsInFlight
+from services.api.domain.in_flight import InFlight
 
 RESTED_SECONDS = 1.0
 """An endpoint that refused a connection is asked again after this time, or when there is no other."""
@@ -32,7 +34,6 @@ class Endpoint:
     port: int
     model_name: str
     """What the engine calls the model: its name when the attempt was scheduled."""
-    in_flight: int = 0
     refused_at: float = float("-inf")
 
     @property
@@ -47,6 +48,9 @@ class Routes:
     instances: dict[InstanceId, ModelId] = field(default_factory=dict[InstanceId, ModelId])
     launched: dict[tuple[InstanceId, int], str] = field(default_factory=dict[tuple[InstanceId, int], str])
     endpoints: dict[InstanceId, dict[int, Endpoint]] = field(default_factory=dict[InstanceId, dict[int, Endpoint]])
+    in_flight: InFlight = field(default_factory=InFlight)
+    seq: int = 0
+    """The last fact that was folded, or passed over; kept by whoever folds."""
 
     def evolve(self, fact: Fact) -> None:
         match fact:
@@ -95,4 +99,11 @@ class Routes:
             for instance_id, attempts in self.endpoints.items()
             if attempts and model_id is not None and self.instances.get(instance_id) == model_id
         ]
-        return sorted(found, key=lambda e: (now - e.refused_at < RESTED_SECONDS, e.in_flight, e.instance_id))
+        requests = self.in_flight.of
+        return sorted(
+            found, key=lambda e: (now - e.refused_at < RESTED_SECONDS, requests(e.instance_id), e.instance_id)
+        )
+
+    def picture(self, gateway: str) -> RequestsInFlight:
+        """What is in flight, as of the last fact: whatever these facts take out gets no request any more."""
+        return self.in_flight.picture(gateway, self.seq)

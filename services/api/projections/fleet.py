@@ -13,6 +13,7 @@ from schemas.facts import (
     InstanceDeleted,
     InstanceDeletionRequested,
     InstanceDownloading,
+    InstanceDrained,
     InstanceFailed,
     InstancePending,
     InstanceReachable,
@@ -359,8 +360,10 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
             return (
                 Patch("instances", key, _state("stopping", happened)),
                 PutChildren("endpoints", key, ()),
-                no_reasons,
+                reason_rows("instance", fact.instance_id, fact.reasons, happened),
             )
+        case InstanceDrained():
+            return (Patch("instances", key, touched), no_reasons)
         case InstanceAttemptEnded():
             return (Drop("endpoints", (fact.instance_id, fact.attempt)), Patch("instances", key, touched))
         case InstanceDeleted():

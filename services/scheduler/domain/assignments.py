@@ -5,8 +5,20 @@ import hashlib
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, WorkerId
 from schemas.models import Member, Source
+from services.scheduler.domain.draining import is_draining
 from services.scheduler.domain.fleet import Fleet
-from services.scheduler.domain.instance import Downloading, Running, Scheduled, Starting, Unreachable
+from services.scheduler.domain.instance import (
+    Downloading,
+    Failed,
+    Instance,
+    Pending,
+    Placement,
+    Running,
+    Scheduled,
+    Starting,
+    Stopping,
+    Unreachable,
+)
 
 
 def file_id_of(source: Source, commit: str | None, worker_id: WorkerId) -> FileId:
@@ -19,13 +31,31 @@ def files_ready(fleet: Fleet, member: Member) -> bool:
     return all((file := fleet.files.get(file_id)) is not None and file.state == "ready" for file_id in member.file_ids)
 
 
+def _placement_that_stays(instance: Instance) -> Placement | None:
+    """Where its engine is to be; None where it has none, or none any more."""
+    match instance.state:
+        case Scheduled() | Downloading() | Starting() | Running() | Unreachable():
+            return instance.state.placement
+        case Stopping(placement=placement) if is_draining(instance):
+            return placement
+        case Stopping() | Failed() | Pending():
+            return None
+
+
+def _is_to_run(instance: Instance, placement: Placement, fleet: Fleet) -> bool:
+    """A draining engine goes on, and is not started again when it is gone."""
+    if isinstance(instance.state, Starting | Running | Unreachable):
+        return True
+    return not is_draining(instance) and all(files_ready(fleet, each) for each in placement.members)
+
+
 def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
     instances: list[AssignedInstance] = []
     files: dict[FileId, AssignedFile] = {}
     for instance in fleet.on(worker_id):
-        if not isinstance(instance.state, Scheduled | Downloading | Starting | Running | Unreachable):
+        placement = _placement_that_stays(instance)
+        if placement is None:
             continue
-        placement = instance.state.placement
         member = placement.on(worker_id)
         if member is None:
             continue
@@ -34,7 +64,6 @@ def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
             files[file_id] = AssignedFile(
                 file_id=file_id, source=file.source, commit=file.commit, paths=file.paths, wanted=file.wanted
             )
-        everyone_ready = all(files_ready(fleet, each) for each in placement.members)
         instances.append(
             AssignedInstance(
                 instance_id=instance.id,
@@ -50,9 +79,7 @@ def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
                 claim=member.claim,
                 files=member.file_ids,
                 ports=member.ports,
-                want="running"
-                if everyone_ready or isinstance(instance.state, Starting | Running | Unreachable)
-                else "prepared",
+                want="running" if _is_to_run(instance, placement, fleet) else "prepared",
             )
         )
     return Assigned(

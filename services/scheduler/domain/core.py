@@ -17,6 +17,7 @@ from schemas.facts import (
     InstanceDeleted,
     InstanceDeletionRequested,
     InstanceDownloading,
+    InstanceDrained,
     InstanceFailed,
     InstancePending,
     InstanceReachable,
@@ -72,12 +73,14 @@ from schemas.reports import (
     FileSeen,
     FilesObserved,
     Report,
+    RequestsInFlight,
     WorkerLeaving,
     WorkerObserved,
 )
 from services.scheduler.domain.assignments import files_ready
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.deadlines import Deadlines, seconds_in
+from services.scheduler.domain.draining import is_draining, seconds_to_drain
 from services.scheduler.domain.fleet import Fleet, Inspection, Model, claim_key, evolve, question_about
 from services.scheduler.domain.instance import (
     PHASES,
@@ -102,6 +105,7 @@ from services.scheduler.domain.policy import Policy
 from services.scheduler.domain.restarts import crashes_in_a_row, restart_delay_seconds
 from services.scheduler.domain.rollout import is_on_trial, is_unsettled, next_step, revision_of
 from services.scheduler.domain.status import news, status_of
+from services.scheduler.domain.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,13 @@ class Core:
         self.liveness = Liveness(policy, now.monotonic)
         self.deadlines = Deadlines(policy)
         self.boots = Boots()
+        self.traffic = Traffic(now.monotonic)
+        self._draining: dict[InstanceId, int | None] = {
+            each.id: fleet.seq for each in fleet.instances.values() if is_draining(each)
+        }
+        """Instances that finish their requests: the last fact that was in the log when gateways were to take them out, or a
+        later one. None: that fact is being appended.
+        """
         self._published: dict[str, tuple[int, int]] = {}
         self._untold: set[str] = set()
         """Attempts that were placed here and are in no assignment yet: nobody knows them but the log."""
@@ -320,6 +331,20 @@ class Core:
         self.liveness.downloader_heard(worker_id, now)
         return False
 
+    def requests_are_news(self, told: RequestsInFlight, now: float) -> bool:
+        """A gateway tells what it has in flight. False: nothing follows from it, and it is noted, also between two decisions.
+
+        Most pictures are no news, and must not wait behind what has to be appended.
+        """
+        self.traffic.hear(told, now)
+        return any(self._is_quiet(instance_id, now) for instance_id in self._draining)
+
+    def requests_told(self, now: Now) -> Decision:
+        """What follows from the pictures that were noted."""
+        self._begin(now)
+        self._notice_quiet()
+        return self._settle()
+
     def inspected(self, question: Question, answer: ModelInspection, now: Now) -> Decision:
         """What a downloader said of a model's files. Nothing is stated that was known."""
         self._begin(now)
@@ -371,6 +396,7 @@ class Core:
             instance = self.fleet.instances.get(instance_id)
             if instance is not None:
                 self._deadline(instance)
+        self._notice_quiet()
         return self._settle()
 
     def next_deadline(self) -> float | None:
@@ -443,7 +469,9 @@ class Core:
         wish = self.fleet.wishes[model_id]
         if wish.deleted:
             self.placing.forget(model_id)
-        step = next_step(self.fleet, model_id, self.placing.helps)
+            for instance in self.fleet.instances_of(model_id):
+                self._drained(instance)
+        step = next_step(self.fleet, model_id, self.placing.helps, self.traffic.requests_of)
         for _ in range(step.create):
             number = self.fleet.models.get(model_id, Model()).created
             self._say(
@@ -502,20 +530,38 @@ class Core:
 
     def _deletion_requested(self, instance_id: InstanceId) -> None:
         instance = self.fleet.instances.get(instance_id)
-        if instance is None or isinstance(instance.state, Stopping):
+        if instance is None:
+            return
+        if isinstance(instance.state, Stopping):
+            self._drained(instance)
             return
         self._stop(instance, "deletion_requested")
         self._reconcile(instance.model_id)
 
     def _stop(self, instance: Instance, cause: StopCause) -> None:
         self._models.add(instance.model_id)
-        self._say(InstanceStopping(instance_id=instance.id, cause=cause))
+        drain_seconds = seconds_to_drain(instance, cause, self.policy)
+        self._say(InstanceStopping(instance_id=instance.id, cause=cause, drain_seconds=drain_seconds))
         for claim in self.fleet.claims_of(instance.id):
             if (key := claim_key(claim.instance_id, claim.attempt, claim.worker_id)) in self._untold:
                 self._untold.discard(key)
                 self._attempt_ended(claim.worker_id, self.fleet.instances[instance.id], claim.attempt)
         if instance.id in self.fleet.instances:
             self._delete_when_gone(instance.id)
+
+    def _drained(self, instance: Instance) -> None:
+        """Nobody waits for its requests any more, if somebody did."""
+        if is_draining(instance):
+            left = self.traffic.requests_of(instance.id)
+            self._say(InstanceDrained(instance_id=instance.id, requests_left=left))
+
+    def _notice_quiet(self) -> None:
+        for instance_id in [each for each in self._draining if self._is_quiet(each, self._now.monotonic)]:
+            self._drained(self.fleet.instances[instance_id])
+
+    def _is_quiet(self, instance_id: InstanceId, now: float) -> bool:
+        since = self._draining[instance_id]
+        return since is not None and self.traffic.is_quiet(instance_id, since, now)
 
     def _delete_when_gone(self, instance_id: InstanceId) -> None:
         if not self.fleet.claims_of(instance_id):
@@ -843,6 +889,8 @@ class Core:
                 self._place(instance)
             case Unreachable():
                 self._evict(instance, seconds)
+            case Stopping() if is_draining(instance):
+                self._drained(instance)
             case Stopping(placement=placement):
                 overdue = StopOverdue(after_seconds=seconds)
                 self._passed(instance, "stopping", seconds, overdue)
@@ -945,6 +993,10 @@ class Core:
     # -- the shape of a decision --------------------------------------------------------------------------------------
 
     def _begin(self, now: Now) -> None:
+        if now.monotonic > self._now.monotonic:  # what was decided before is in the log
+            for instance_id in [each for each, since in self._draining.items() if since is None]:
+                self._draining[instance_id] = self.fleet.seq
+        self.traffic.listens(now.monotonic)
         self._now = now
         self._decision = Decision(at=now.at)
         self._models = set()
@@ -963,6 +1015,10 @@ class Core:
                 self._restless.add(after.id)
             else:
                 self._restless.discard(fact.instance_id)
+            if after is None or not is_draining(after):
+                self._draining.pop(fact.instance_id, None)
+            elif isinstance(fact, InstanceStopping):
+                self._draining[after.id] = None
             if after is not None and _wants_to_move(after):
                 self._movers.add(after.id)
             else:

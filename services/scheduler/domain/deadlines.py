@@ -38,6 +38,8 @@ def seconds_in(instance: Instance, policy: Policy) -> float | None:
             return delay
         case Unreachable(evictable=evictable):
             return None if evictable else policy.eviction_seconds
+        case Stopping(drain_seconds=draining) if draining:
+            return draining
         case Stopping():
             return policy.stop_repeat_seconds
 

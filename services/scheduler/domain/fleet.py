@@ -19,6 +19,7 @@ from schemas.facts import (
     InstanceDeleted,
     InstanceDeletionRequested,
     InstanceDownloading,
+    InstanceDrained,
     InstanceFailed,
     InstancePending,
     InstanceReachable,
@@ -597,8 +598,12 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
             if not (isinstance(state, Unreachable) and state.running is not None):
                 raise Contradiction(f"{instance_id} was not running when it became unreachable")
             after = state.running
-        case InstanceStopping(cause=cause):
-            after = Stopping(placement_of(state), cause)
+        case InstanceStopping(cause=cause, drain_seconds=drain_seconds):
+            after = Stopping(placement_of(state), cause, drain_seconds)
+        case InstanceDrained():
+            if not isinstance(state, Stopping):
+                raise Contradiction(f"{instance_id} was not being stopped when it had drained")
+            after = replace(state, drain_seconds=0.0)
         case InstanceAttemptEnded(attempt=attempt, worker_id=worker_id):
             fleet.close_claim(claim_key(instance_id, attempt, worker_id))
             return

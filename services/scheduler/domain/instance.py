@@ -100,6 +100,8 @@ class Unreachable:
 class Stopping:
     placement: Placement | None
     cause: StopCause
+    drain_seconds: float = 0.0
+    """So long at most its engine goes on, to finish its requests; 0: it is being stopped."""
     kind: Literal["stopping"] = "stopping"
 
 

@@ -13,6 +13,8 @@ class Policy:
     """A worker takes up an assignment within this time, else it is given to another."""
     download_stall_seconds: float = 60.0
     stop_repeat_seconds: float = 15.0
+    drain_seconds: float = 60.0
+    """So long an instance that is replaced, drained or scaled down may finish its requests; 0: it is stopped at once."""
     restart_base_seconds: float = 1.0
     restart_most_seconds: float = 300.0
     steady_seconds: float = 600.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.facts.instance import StopCause
-from schemas.ids import ModelId
+from schemas.ids import InstanceId, ModelId
 from schemas.models import ModelSpec
 from schemas.reasons import RolledBack
 from services.scheduler.domain.fleet import Fleet, Model
@@ -48,8 +48,10 @@ class Step:
     stop: tuple[Stop, ...] = ()
 
 
-def next_step(fleet: Fleet, model_id: ModelId, helps: Callable[[Instance], bool]) -> Step:
-    """`helps`: would what a new instance waits for be free without this one?"""
+def next_step(
+    fleet: Fleet, model_id: ModelId, helps: Callable[[Instance], bool], requests: Callable[[InstanceId], int]
+) -> Step:
+    """`helps`: would what a new instance waits for be free without this one? `requests`: how many an instance has in flight."""
     wish = fleet.wishes[model_id]
     alive = [each for each in fleet.instances_of(model_id) if not isinstance(each.state, Stopping)]
     if wish.deleted:
@@ -64,13 +66,14 @@ def next_step(fleet: Fleet, model_id: ModelId, helps: Callable[[Instance], bool]
         isinstance(each.state, Pending) for each in staying
     )  # more of them than may run beside those that serve
     too_many = max(len(staying) - wanted, min(-room, waiting))
-    surplus = [Stop(each, "scaled_down") for each in least_useful(fleet, staying, too_many)]
+    surplus = [Stop(each, "scaled_down") for each in least_useful(fleet, staying, too_many, requests)]
     create = max(min(wanted - len(staying), room), 0)
     running = sum(isinstance(each.state, Running) for each in staying)
     spare = min(running + len(serving) - wanted, len(serving))
-    replaced = [_ended(fleet, each) for each in least_useful(fleet, serving, spare)]
+    replaced = [_ended(fleet, each) for each in least_useful(fleet, serving, spare, requests)]
     if spare <= 0 and not create and _is_stuck(fleet, model_id, staying):
-        replaced = [_ended(fleet, each) for each in serving if _is_outdated(fleet, each) and helps(each)][:1]
+        in_the_way = [each for each in serving if _is_outdated(fleet, each) and helps(each)]
+        replaced = [_ended(fleet, each) for each in least_useful(fleet, in_the_way, 1, requests)]
     return Step(create, (*ended, *surplus, *replaced))
 
 
@@ -102,11 +105,18 @@ def is_unsettled(fleet: Fleet, model_id: ModelId) -> bool:
     return len(alive) != wanted or any(why_replaced(fleet, each) is not None for each in alive)
 
 
-def least_useful(fleet: Fleet, instances: Sequence[Instance], count: int) -> list[Instance]:
-    """Those that are stopped first: not running before running, then the worst placed, then the newest."""
-    if count <= 0:
-        return []
-    return sorted(instances, key=lambda each: (_USEFUL.get(type(each.state), 0), *_badly_placed(fleet, each)))[:count]
+def least_useful(
+    fleet: Fleet, instances: Sequence[Instance], count: int, requests: Callable[[InstanceId], int]
+) -> list[Instance]:
+    """Those that are stopped first: not running before running, then the fewest requests in flight, then the worst placed,
+    then the newest.
+    """
+
+    def useful(each: Instance) -> tuple[int, int, int, int, str]:
+        busy = requests(each.id) if isinstance(each.state, Running) else 0
+        return (_USEFUL.get(type(each.state), 0), busy, *_badly_placed(fleet, each))
+
+    return sorted(instances, key=useful)[:count] if count > 0 else []
 
 
 def _badly_placed(fleet: Fleet, instance: Instance) -> tuple[int, int, str]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import aiohttp
@@ -11,6 +11,7 @@ from prometheus_client import Counter, Histogram
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from services.api.adapters.http.respond import json_response
 from services.api.adapters.reader import Reader
@@ -66,13 +67,14 @@ class Gateway:
             return _error(request, 400, "invalid_request", "`model` is missing", param="model")
         if not self._routes.is_known(name):
             return _error(request, 404, "model_not_found", f"there is no model {name[:80]}", param="model")
-        candidates = self._routes.candidates(name, time.monotonic())
-        if not candidates:
+        if not self._routes.candidates(name, time.monotonic()):
             return _error(
                 request, 503, "no_running_instance", f"no instance of {name} runs; `muster explain {name}` tells why"
             )
         started = time.monotonic()
-        for endpoint in candidates:
+        tried: list[Endpoint] = []
+        while (endpoint := self._next(name, tried)) is not None:
+            tried.append(endpoint)
             payload = (
                 body if endpoint.model_name in ("", name) else orjson.dumps(asked | {"model": endpoint.model_name})
             )
@@ -84,36 +86,52 @@ class Gateway:
         REQUESTS.labels(request.url.path, 502).inc()
         return _error(request, 502, "engine_unreachable", f"no engine of {name} could be reached")
 
+    def _next(self, name: str, tried: list[Endpoint]) -> Endpoint | None:
+        """Asked anew each time: what was taken out while another one was tried gets no request any more."""
+        candidates = self._routes.candidates(name, time.monotonic())
+        return next((each for each in candidates if all(each is not other for other in tried)), None)
+
     async def _send(self, request: Request, endpoint: Endpoint, body: bytes) -> aiohttp.ClientResponse | None:
         """The head of the engine's answer; None when it could not be reached, so that another one may be asked."""
         if self._http is None:
             return None
         headers = {name: value for name, value in request.headers.items() if name in PASSED_ON}
-        endpoint.in_flight += 1
+        self._routes.in_flight.begins(endpoint.instance_id)
         try:
             return await self._http.post(f"{endpoint.url}{request.url.path}", data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            endpoint.in_flight -= 1
+            self._routes.in_flight.ends(endpoint.instance_id)
             endpoint.refused_at = time.monotonic()
             log.warning("engine %s at %s: %s", endpoint.instance_id, endpoint.url, error)
             return None
         except BaseException:
-            endpoint.in_flight -= 1
+            self._routes.in_flight.ends(endpoint.instance_id)
             raise
 
-    @staticmethod
-    def _stream(endpoint: Endpoint, answer: aiohttp.ClientResponse) -> StreamingResponse:
-        async def chunks() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in answer.content.iter_any():
-                    yield chunk
-            finally:
-                endpoint.in_flight -= 1
-                answer.close()
+    def _stream(self, endpoint: Endpoint, answer: aiohttp.ClientResponse) -> StreamingResponse:
+        def over() -> None:
+            self._routes.in_flight.ends(endpoint.instance_id)
+            answer.close()
 
         headers = {name: value for name, value in answer.headers.items() if name.lower() in PASSED_BACK}
         headers["x-muster-instance"] = endpoint.instance_id
-        return StreamingResponse(chunks(), status_code=answer.status, headers=headers)
+        return Passed(answer.content.iter_any(), over, status_code=answer.status, headers=headers)
+
+
+class Passed(StreamingResponse):
+    """An engine's answer on its way to the client; `over` is called once, however it ends, also before the first byte."""
+
+    def __init__(
+        self, content: AsyncIterator[bytes], over: Callable[[], None], *, status_code: int, headers: dict[str, str]
+    ) -> None:
+        super().__init__(content, status_code=status_code, headers=headers)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._over()
 
 
 def _error(request: Request, status: int, code: str, message: str, *, param: str | None = None) -> Response:

@@ -47,7 +47,7 @@ OF_FILES = {
 OF_LIFE = {
     "on_its_way", "worker_silent", "agent_stopped", "worker_shut_down", "engine_exited", "engine_killed",
     "engine_vanished", "engine_unhealthy", "engine_not_installed", "port_in_use", "out_of_memory", "unknown_parameter",
-    "not_accepted", "download_stalled", "start_timeout", "stop_overdue", "rolled_back",
+    "not_accepted", "download_stalled", "start_timeout", "finishing_requests", "stop_overdue", "rolled_back",
 }  # fmt: skip
 """Of instances that have, or had, a place."""
 
