@@ -79,7 +79,7 @@ def test_the_bus_is_described_with_a_channel_for_every_event(made: Mapping[str, 
     document = json.loads(made["asyncapi.json"])
     types = {of.type for of in (*FACTS, *REPORTS)}
     assert set(document["channels"]) == types | {
-        "Assigned", "Beat", "Projected", "inspect", "inspect.answer", "logs", "logs.answer",
+        "Assigned", "Beat", "RequestsInFlight", "Projected", "inspect", "inspect.answer", "logs", "logs.answer",
     }  # fmt: skip
     for name in types:
         event = document["components"]["messages"][name]["payload"]["$ref"].rpartition("/")[2]

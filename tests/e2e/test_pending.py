@@ -48,6 +48,7 @@ async def test_a_model_that_fits_nowhere_has_a_reason_for_every_worker_and_is_pl
         "needed_bytes": takes(model),
         "free_bytes": GIB - 200 * MIB,
         "total_bytes": GIB,
+        "reserved_bytes": 200 * MIB,
     }
     assert "2.3 GiB of RAM" in reason["text"]
     (instance,) = (await client.get("/v2/model-instances"))["items"]
@@ -80,7 +81,7 @@ async def test_every_worker_has_its_own_objection(stack: Stack) -> None:
     ], "the closest one first"
     numbers = reasons[0]["numbers"]
     assert takes(model) / 2 < numbers.pop("needed_bytes") < takes(model), "a part of it on each"
-    assert numbers == {"largest_free_bytes": GIB - MIB, "largest_total_bytes": GIB, "gpus": 2}
+    assert numbers == {"largest_free_bytes": GIB - MIB, "largest_total_bytes": GIB, "reserved_bytes": 0, "gpus": 2}
     assert reasons[0]["text"] == "needs 1.6 GiB on each of 2 GPUs, one of them has 1023 MiB of 1.0 GiB"
 
 

@@ -10,16 +10,18 @@ from typing import Final
 from unittest.mock import patch
 
 from kernel.log.port import Guard
-from schemas.facts import WorkerCordoned, WorkerLabelled, WorkerUncordoned
+from schemas.facts import WorkerCordoned, WorkerDrainRequested, WorkerLabelled, WorkerUncordoned
 from schemas.facts.worker import WorkerFact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import LocalPath, ModelSpec
 from schemas.reasons import ModelNotFound
 from schemas.reports import EnginePhase, EngineSeen, FilePhase, FileSeen
 from schemas.subjects import api_part_of
+from services.agent.domain.runtime import EngineId
 from services.api.adapters import feed
 from services.api.adapters.writer import Caller, Written
 from services.scheduler import process as scheduler_process
+from tests.simulation import gangs
 from tests.simulation.invariants import Broken, Invariant
 from tests.simulation.lines import Fault
 from tests.simulation.worker import Machine
@@ -49,6 +51,8 @@ def _spec(dice: random.Random, name: str) -> ModelSpec:
 def create(world: World) -> str:
     dice = world.dice
     key = f"k{dice.randrange(1000)}" if dice.random() < 0.5 else None
+    if world.has_gangs and dice.random() < 0.7:
+        return world.api.create(gangs.a_spec(dice, dice.choice("ABCDE")), key)
     return world.api.create(_spec(dice, dice.choice("ABCDE")), key)
 
 
@@ -63,8 +67,14 @@ def scale(world: World) -> str:
 
 
 def update(world: World) -> str:
-    source = LocalPath(path=world.dice.choice(tuple(SIZES)))
-    return _change(world, lambda spec: spec.model_copy(update={"source": source}), f"update to {source.path}")
+    source = other = LocalPath(path=world.dice.choice(tuple(SIZES)))
+    if world.has_gangs:
+        other = LocalPath(path=world.dice.choice(tuple(gangs.SIZES)))
+
+    def over(spec: ModelSpec) -> ModelSpec:
+        return spec.model_copy(update={"source": other if spec.backend == gangs.VLLM else source})
+
+    return _change(world, over, f"update to {source.path}, {other.path}")
 
 
 def rename(world: World) -> str:
@@ -147,6 +157,10 @@ def cordon(world: World) -> str:
 
 def uncordon(world: World) -> str:
     return _operate(world, WorkerUncordoned(worker_id=world.dice.choice(list(world.machines))))
+
+
+def drain(world: World) -> str:
+    return _operate(world, WorkerDrainRequested(worker_id=world.dice.choice(list(world.machines))))
 
 
 def label(world: World) -> str:
@@ -251,11 +265,37 @@ def engine_suffers(world: World) -> str:
     return f"{engine.id.instance_id}/{engine.id.attempt} on {machine.id} {'hears no more' if engine.deaf else 'hears'}"
 
 
+def member_suffers(world: World) -> str:
+    """One of several workers that run an instance together is late, lost, or loses its engine."""
+    lives = sorted((i, life) for i, life in world.ledger.lives.items() if len(life.workers) > 1)
+    if not lives:
+        return "there is no gang"
+    instance_id, life = world.dice.choice(lives)
+    machine = world.machines[world.dice.choice(life.workers)]
+    engine = machine.engines.get(EngineId(instance_id, life.attempt))
+    what = world.dice.choice(("crashes", "crashes", "hears no more", "is cut off", "is late", "loses power"))
+    match what:
+        case "crashes" if engine is not None and engine.ends_at is None:
+            machine.crash(engine.id, world.dice.choice((1, 137)))
+        case "hears no more" if engine is not None:
+            engine.deaf = True
+        case "is late":
+            machine.links["agent"].rough = True
+        case "loses power" if machine.is_on:
+            machine.lose_power()
+        case _:
+            what = "is cut off for a while"
+            machine.reach(up=False)
+            world.later(world.dice.choice((5.0, 12.0, 14.0, 25.0)), lambda: machine.reach(up=True))
+    return f"{instance_id}/{life.attempt} on {machine.id} {what}"
+
+
 def files_change(world: World) -> str:
     machine = a_machine(world)
-    path = world.dice.choice(tuple(SIZES))
+    sizes = gangs.SIZES if gangs.VLLM in machine.inventory.backends else SIZES
+    path = world.dice.choice(tuple(sizes))
     if machine.paths.pop(path, None) is None:
-        machine.paths[path] = SIZES[path]
+        machine.paths[path] = sizes[path]
     return f"{path} {'appears on' if path in machine.paths else 'vanishes from'} {machine.id}"
 
 
@@ -391,6 +431,10 @@ ACTIONS: Final[dict[Action, int]] = {
     downloader_falls_silent: 3, engine_suffers: 8, files_change: 2, hardware_changes: 3, lie: 2, lie_about_files: 2,
     takes_over: 3, pause: 2, resume: 3, append_fails: 5, write_fails: 3, postgres: 2, wall_clock_jumps: 2, watch: 12,
 }  # fmt: skip
+IN_GANGS: Final[dict[Action, int]] = {
+    drain: 2, member_suffers: 10, create: 8, update: 4, power_back: 4, mend: 4, agent_starts: 4, uncordon: 6,
+}  # fmt: skip
+"""More of what happens, where there are machines for gangs: and more that makes it possible for them to run."""
 PASSES: Final = {0.05: 20, 0.3: 20, 0.5: 20, 1.0: 12, 2.0: 6, 4.0: 3, 11.0: 2, 25.0: 1}
 """Seconds between two steps, and how often."""
 
@@ -433,7 +477,10 @@ def tell(seed: int) -> Told:
 
 def _step(world: World, step: int) -> None:
     dice = world.dice
-    action = dice.choices(tuple(ACTIONS), tuple(ACTIONS.values()))[0]
+    actions = ACTIONS
+    if world.has_gangs:
+        actions = ACTIONS | {action: count + ACTIONS.get(action, 0) for action, count in IN_GANGS.items()}
+    action = dice.choices(tuple(actions), tuple(actions.values()))[0]
     world.note(f"{step}. {action(world)}")
     world.advance(dice.choices(tuple(PASSES), tuple(PASSES.values()))[0])
     world.check(step)

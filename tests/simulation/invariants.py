@@ -63,6 +63,7 @@ class Invariant(Enum):
     ROUTES = "3 at most one attempt is routable: the newest one that runs"
     REASONS = "4 what does not run has a reason with code, numbers, since when and by which event"
     REPLAY = "5 replaying gives the same state, whatever the batch sizes, restarts, duplicates"
+    GANGS = "g an instance on several workers is one: placed, started, lost, ended and freed with all its members"
     ENGINES = "6 no engine is stopped without a recorded cause, none outlives its assignment by more than 15 s"
     CONVERGES = "7 within 60 s everything placeable runs, nothing sits in a state past its deadline"
     WATCHERS = "9 every watcher sees every transition in order and resumes where it stopped"
@@ -71,6 +72,21 @@ class Invariant(Enum):
     REPORTS = "r a late or forged report never becomes history"
     FENCE = "f the log and the board take nothing from a scheduler that was replaced"
     ALIVE = "a nothing that comes from outside makes a process fail"
+
+
+Claims = dict[tuple[InstanceId, int, WorkerId], Claim]
+"""Instance, attempt and worker → what is promised there."""
+
+
+def promised(claims: Claims, worker_id: WorkerId) -> tuple[int, dict[int, int]]:
+    """RAM, and memory of each GPU; bytes."""
+    ram, vram = 0, dict[int, int]()
+    for (_, _, where), claim in claims.items():
+        if where == worker_id:
+            ram += claim.ram
+            for index, size in claim.vram.items():
+                vram[index] = vram.get(index, 0) + size
+    return ram, vram
 
 
 class Broken(Exception):
@@ -124,7 +140,7 @@ class Ledger:
         self.capacity: dict[WorkerId, Inventory] = {}
         self.addresses: dict[WorkerId, str] = {}
         self.worker_states: dict[WorkerId, str] = {}
-        self.claims: dict[tuple[InstanceId, int, WorkerId], Claim] = {}
+        self.claims: Claims = {}
         self.wanted: dict[str, int] = {}
         self.left: set[WorkerId] = set()
         """Workers that said goodbye and were not ready since."""
@@ -283,7 +299,7 @@ class Ledger:
                 if life.running is not None and life.running.attempt == fact.attempt:
                     life.running = None
                 if fact.engine_gone:
-                    self._release(instance_id, fact.attempt)
+                    self._release(instance_id, fact.attempt, fact.worker_id)
             case InstanceRestartPlanned():
                 life.restart_seconds = fact.delay_seconds
             case InstanceUnreachable():
@@ -339,19 +355,10 @@ class Ledger:
             if instance_id in (None, key[0]) and attempt in (None, key[1]) and worker_id in (None, key[2]):
                 del self.claims[key]
 
-    def promised(self, worker_id: WorkerId) -> tuple[int, dict[int, int]]:
-        ram, vram = 0, dict[int, int]()
-        for (_, _, where), claim in self.claims.items():
-            if where == worker_id:
-                ram += claim.ram
-                for index, size in claim.vram.items():
-                    vram[index] = vram.get(index, 0) + size
-        return ram, vram
-
     def _check_promises(self, worker_id: WorkerId, new: Claim) -> None:
         """Of what the new claim takes from: others may have come to hold memory that was promised before."""
         has = self.capacity[worker_id]
-        ram, vram = self.promised(worker_id)
+        ram, vram = promised(self.claims, worker_id)
         if new.ram and ram > has.memory_total - has.memory_reserved:
             raise Broken(Invariant.MEMORY, f"{ram} bytes of RAM of {worker_id} are promised, it has {has.memory_total}")
         gpus = {gpu.index: gpu.memory_total - gpu.memory_used_by_others for gpu in has.gpus}
@@ -372,6 +379,17 @@ class Ledger:
             Invariant.ENGINES,
             f"{machine.id} stops attempt {engine.attempt} of {engine.instance_id} ({life.state}, attempt {life.attempt}),"
             " and no fact says why",
+        )
+
+
+def check_same_claims(ledger: Ledger) -> None:
+    """What the scheduler's fleet holds promised is what the facts say, read by themselves."""
+    have = {(claim.instance_id, claim.attempt, claim.worker_id) for claim in ledger.fleet.claims.values()}
+    if have != ledger.claims.keys():
+        raise Broken(
+            Invariant.MEMORY,
+            f"promised and not in the fleet: {sorted(ledger.claims.keys() - have)};"
+            f" in the fleet and not promised: {sorted(have - ledger.claims.keys())}",
         )
 
 

@@ -37,12 +37,20 @@ from services.api.domain import routing
 from services.api.projections import fleet as projection
 from services.scheduler import process
 from services.scheduler.adapters import board, snapshots
-from services.scheduler.domain import assignments, core, deadlines, fleet, liveness, rollout, traffic
+from services.scheduler.domain import assignments, core, deadlines, fleet, gangs, liveness, placing, rollout, traffic
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.core import Core, Decision, Now
 from services.scheduler.domain.draining import is_draining
-from services.scheduler.domain.fleet import Fleet, claim_key
-from services.scheduler.domain.instance import Instance, Placement, Starting, Stopping, Unreachable
+from services.scheduler.domain.fleet import Fleet, OpenClaim, Worker, claim_key
+from services.scheduler.domain.instance import (
+    Failed,
+    Instance,
+    Placement,
+    Starting,
+    Stopping,
+    Unreachable,
+    placement_of,
+)
 from services.scheduler.domain.machines import Lifted, Machines
 from services.scheduler.domain.peaks import Peak, Peaks
 from services.scheduler.domain.snapshot import Machine
@@ -120,7 +128,7 @@ def claims_end_with_the_attempt() -> Generator[None]:
         yield
 
 
-@planted(Invariant.MEMORY, Invariant.ENGINES, Invariant.CONVERGES)
+@planted(Invariant.MEMORY)
 def claims_end_with_silence() -> Generator[None]:
     """A worker that is not heard frees what its instances claim."""
     real = fleet._instance
@@ -164,6 +172,117 @@ def placement_forgets_claims_of_ram() -> Generator[None]:
 def any_picture_counts() -> Generator[None]:
     """A picture that was made before the assignment was read says that the engine is gone."""
     with patch.object(Core, "_could_have_seen", _always):
+        yield
+
+
+# -- gangs ----------------------------------------------------------------------------------------------------------------
+
+
+@planted(Invariant.GANGS)
+def a_lost_follower_is_not_missed() -> Generator[None]:
+    """A gang is reached as long as its leader is."""
+    real = gangs.silent_members
+
+    def wrong(state: Fleet, placement: Placement) -> list[Worker]:
+        return [worker for worker in real(state, placement) if worker.id == placement.leader.worker_id]
+
+    with patch.object(core, "silent_members", wrong):
+        yield
+
+
+@planted(Invariant.GANGS)
+def only_the_leaders_claim_is_freed() -> Generator[None]:
+    """What is heard of the end of a follower frees nothing."""
+    real = Core._attempt_ended
+
+    def wrong(self: Core, worker_id: WorkerId, instance: Instance, attempt: int) -> None:
+        placement = placement_of(instance.state)
+        if placement is None or placement.leader.worker_id == worker_id or placement.on(worker_id) is None:
+            real(self, worker_id, instance, attempt)
+
+    with patch.object(Core, "_attempt_ended", wrong):
+        yield
+
+
+@planted(Invariant.GANGS)
+def a_follower_answers_for_all() -> Generator[None]:
+    """The first member that is healthy makes the gang Running, at its address."""
+    real = Core._engine
+
+    def wrong(self: Core, worker_id: WorkerId, seen: EngineSeen) -> None:
+        instance = self.fleet.instances.get(seen.instance_id)
+        placement = placement_of(instance.state) if instance is not None else None
+        is_member = placement is not None and placement.on(worker_id) is not None
+        if is_member and instance is not None and seen.phase == "healthy" and seen.attempt == instance.attempt:
+            if not isinstance(instance.state, Stopping | Failed):
+                self._healthy(instance, worker_id, seen)
+        else:
+            real(self, worker_id, seen)
+
+    with patch.object(Core, "_engine", wrong):
+        yield
+
+
+@planted(Invariant.GANGS)
+def one_members_files_are_enough() -> Generator[None]:
+    """A gang starts when the files are ready where it is led from."""
+
+    def wrong(state: Fleet, placement: Placement) -> bool:
+        return assignments.files_ready(state, placement.leader)
+
+    with patch.object(core, "all_files_ready", wrong), patch.object(assignments, "all_files_ready", wrong):
+        yield
+
+
+@planted(Invariant.GANGS)
+def one_acceptance_is_enough() -> Generator[None]:
+    """A gang is taken up when one of its members has done so."""
+
+    def wrong(_self: gangs.TakenUp, _instance_id: InstanceId, _placement: Placement) -> list[WorkerId]:
+        return []
+
+    with patch.object(gangs.TakenUp, "missing", wrong):
+        yield
+
+
+@planted(Invariant.GANGS, likely=40)
+def members_of_what_failed_run_on() -> Generator[None]:
+    """The others of a gang stay assigned when one has failed."""
+    real = assignments.assigned_to
+
+    def wrong(state: Fleet, worker_id: WorkerId, election: int) -> Assigned:
+        before = dict(state.instances)
+        for instance in before.values():
+            failed = instance.state
+            if isinstance(failed, Failed) and failed.placement is not None and len(failed.placement.members) > 1:
+                state.instances[instance.id] = replace(instance, state=Starting(failed.placement))
+        document = real(state, worker_id, election)
+        state.instances.update(before)
+        return document
+
+    with patch.object(process, "assigned_to", wrong):
+        yield
+
+
+@planted(Invariant.MEMORY)
+def followers_are_promised_nothing() -> Generator[None]:
+    """Placement takes the memory of a gang's followers for free."""
+    real = Fleet.open_claim
+
+    def wrong(self: Fleet, claim: OpenClaim) -> None:
+        follows = any(each.attempt == claim.attempt for each in self.claims_of(claim.instance_id))
+        real(self, claim)
+        if follows:
+            self.machines.release(claim.worker_id, claim.model_id, claim.accelerator, claim.claim)
+
+    with patch.object(Fleet, "open_claim", wrong):
+        yield
+
+
+@planted(Invariant.CONVERGES)
+def who_is_too_small_alone_is_never_asked_again() -> Generator[None]:
+    """A worker that could only be a member is not asked again about files that it could not find."""
+    with patch.object(placing, "OF_CAPACITY", None):
         yield
 
 
@@ -334,7 +453,7 @@ def the_snapshot_lacks_a_field() -> Generator[None]:
         yield
 
 
-@planted(Invariant.REPLAY)
+@planted(Invariant.REPLAY, Invariant.ALIVE)
 def the_tail_begins_too_late() -> Generator[None]:
     """The first fact after a snapshot is left out."""
     real = Line.tail
@@ -392,7 +511,7 @@ def time_is_taken_twice() -> Generator[None]:
 # -- engines --------------------------------------------------------------------------------------------------------------
 
 
-@planted(Invariant.ENGINES, Invariant.MEMORY, Invariant.CONVERGES)
+@planted(Invariant.ENGINES)
 def what_is_unreachable_is_not_assigned() -> Generator[None]:
     """The assignment forgets instances whose worker is not heard: they are stopped when it is back."""
     real = assignments.assigned_to
@@ -495,7 +614,7 @@ def a_start_may_take_for_ever() -> Generator[None]:
         yield
 
 
-@planted(Invariant.CONVERGES)
+@planted(Invariant.GANGS, Invariant.CONVERGES)
 def the_end_of_a_stop_is_not_heard() -> Generator[None]:
     """An engine that was stopped frees nothing."""
     real = Core._attempt_ended

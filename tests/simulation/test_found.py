@@ -16,6 +16,7 @@ from schemas.facts import (
     InstanceDeleted,
     InstanceFailed,
     InstanceScheduled,
+    InstanceUnreachable,
     ModelCreated,
     ModelDeleted,
     ModelEnded,
@@ -31,7 +32,16 @@ from schemas.facts.base import Fact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
 from schemas.models import Inventory, LocalPath, ModelSpec, ModelWeights
 from schemas.reasons import NoWorkers
-from schemas.reports import EnginePhase, EngineReported, EngineSeen, FileReported, FileSeen, Report, WorkerObserved
+from schemas.reports import (
+    EnginePhase,
+    EngineReported,
+    EngineSeen,
+    FileReported,
+    FileSeen,
+    Report,
+    WorkerLeaving,
+    WorkerObserved,
+)
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now, Question
 from services.scheduler.domain.deadlines import Deadlines
@@ -242,6 +252,18 @@ def test_a_report_of_a_former_boot_is_no_news() -> None:
     story.engine(ONE, "healthy", port=5000, boot_id="second")
 
     assert story.engine(ONE, "healthy", port=4000, boot_id="first") == []
+
+
+def test_a_late_goodbye_does_not_end_what_the_next_agent_of_the_machine_has_adopted() -> None:
+    """It says that it took its engines with it; the agent that beats now may have started them again: its picture tells."""
+    story = Story().runs_on(ONE)
+    story.engine(ONE, "healthy")
+    story.decided(story.core.beat(ONE, "agent", story.now, "another"))
+    goodbye = WorkerLeaving(**story.identity(ONE), engines_stopped=True)
+    stated = [type(fact) for fact in story.hear(goodbye)]
+
+    assert InstanceUnreachable in stated
+    assert InstanceFailed not in stated
 
 
 def test_who_takes_over_judges_by_pictures_that_know_its_assignments() -> None:

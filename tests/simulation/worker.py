@@ -58,6 +58,17 @@ class Engine:
     unassigned_since: float | None = None
     held: float = 0.0
     """The most of its claim that it was seen to hold."""
+    rank: int = 0
+    members: tuple[WorkerId, ...] = ()
+    """All workers that run it together; the first leads."""
+    peers: tuple["Engine", ...] = ()
+    """The members that the leader has joined."""
+    over_since: float | None = None
+    """Its attempt has ended, and its agent could know."""
+
+    @property
+    def is_member(self) -> bool:
+        return len(self.members) > 1
 
 
 @dataclass(slots=True)
@@ -206,7 +217,7 @@ class Agent(Role):
         self._engines: dict[EngineId, Watched] = {}
         self._probes: dict[EngineId, Probed] = {}
         for engine in machine.engines.values():
-            self._engines[engine.id] = Watched(engine.id, phase="loading", port=engine.port)
+            self._engines[engine.id] = Watched(engine.id, engine.rank, phase="loading", port=engine.port)
             self._probe(engine.id)
         for end in machine.ends:
             machine.untold.append(end)
@@ -234,6 +245,7 @@ class Agent(Role):
                 machine.engines[engine].ends_at = self.world.clock.seconds + self.world.dice.choice((0.1, 0.5, 3.0))
         for instance in todo.accept:
             watched = Watched(EngineId(instance.instance_id, instance.attempt), rank=instance.rank)
+            machine.accepted.add(watched.id)
             self._engines[watched.id] = watched
             self._report(watched)
         paths = {file.file_id: file.paths for file in document.files}
@@ -247,7 +259,7 @@ class Agent(Role):
         if not files or not all(path in self.machine.paths for path in files):
             self._ended(watched, 1)
             return
-        watched.port = self.machine.start(engine, instance.claim)
+        watched.port = self.machine.start(engine, instance)
         watched.phase = "loading"
         self._report(watched)
         self._probe(engine)
@@ -379,7 +391,7 @@ class Downloader(Role):
         size = self.machine.paths.get(source.path)
         if size is None:
             return ModelInspection(reasons=(ModelNotFound(path=source.path),))
-        return ModelInspection(weights=ModelWeights(format="gguf", weight_bytes=size, files=(source.path,)))
+        return ModelInspection(weights=self.world.weights(source.path, size))
 
     def lie(self, seen: FileSeen) -> None:
         self.edge.report(FileReported(**self.edge.identity(), file=seen))
@@ -418,6 +430,14 @@ class Surroundings:
         """Of the engine that is being started."""
         raise NotImplementedError
 
+    def weights(self, path: str, size: int) -> ModelWeights:
+        """What a downloader reads there."""
+        return ModelWeights(format="gguf", weight_bytes=size, files=(path,))
+
+    def joined(self, leader: Engine) -> bool:
+        """Have all members of its gang started?"""
+        raise NotImplementedError
+
 
 class Machine:
     """One worker: hardware, processes, disk; and, when they run, an agent and a downloader."""
@@ -441,6 +461,8 @@ class Machine:
         """Every wish for a file that its downloader has found fulfilled, over all time."""
         self.missed: set[tuple[FileId, int]] = set()
         """Every wish that it could not fulfil."""
+        self.accepted: set[EngineId] = set()
+        """Every engine that its agent ever took up."""
         self.started: dict[EngineId, list[int]] = {}
         """The ports of every engine that ever ran here."""
         self.has_lied = False
@@ -464,12 +486,18 @@ class Machine:
         self.untold.clear()
         self.stopped.clear()
 
-    def start(self, engine: EngineId, claim: Claim) -> int:
+    def start(self, engine: EngineId, instance: AssignedInstance) -> int:
         self._port += 1
         self.started.setdefault(engine, []).append(self._port)
         now, dice = self.world.clock.seconds, self.world.dice
         self.engines[engine] = Engine(
-            engine, claim, self._port, self.world.temper(), now + dice.choice((0.2, 0.5, 1.0, 4.0))
+            engine,
+            instance.claim,
+            self._port,
+            self.world.temper(),
+            now + dice.choice((0.2, 0.5, 1.0, 4.0)),
+            rank=instance.rank,
+            members=tuple(member.worker_id for member in instance.members),
         )
         return self._port
 
@@ -497,7 +525,8 @@ class Machine:
             elif not engine.serves and now >= engine.serves_at:
                 if engine.temper == "crashes":
                     self.crash(engine.id, 1)
-                engine.serves = engine.temper == "good"
+                leads = engine.is_member and engine.rank == 0
+                engine.serves = engine.temper == "good" and (not leads or self.world.joined(engine))
         if self.agent is not None:
             self.agent.pump()
         if self.downloader is not None:

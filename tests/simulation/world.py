@@ -11,22 +11,25 @@ import orjson
 
 from kernel.errors import Conflict, Corrupt, Unavailable
 from kernel.log.port import Stored
+from schemas.facts.instance import InstanceFact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Gpu, Inventory
+from schemas.models import Gpu, Inventory, ModelWeights
 from schemas.reports import FileReported, RequestsInFlight, WorkerLeaving
 from schemas.subjects import parse_report_subject
 from services.agent.domain.runtime import EngineId
 from services.api.adapters.feed import Filter
 from services.scheduler.domain.core import Question
 from services.scheduler.domain.fleet import Contradiction, Fleet
-from services.scheduler.domain.instance import Downloading, Pending, Running, Scheduled, Starting
+from services.scheduler.domain.instance import placement_of
 from services.scheduler.domain.rollout import revision_of
 from services.scheduler.process import fold
+from tests.simulation import gangs
 from tests.simulation.api import Api, Tables
 from tests.simulation.clock import START, VirtualClock
 from tests.simulation.gateways import Gateway, Gateways
 from tests.simulation.invariants import (
     Broken,
+    Claims,
     Invariant,
     Ledger,
     Life,
@@ -35,13 +38,15 @@ from tests.simulation.invariants import (
     check_machines,
     check_reasons,
     check_routes,
+    check_same_claims,
     check_same_fleet,
     check_watchers,
     check_writes,
+    promised,
 )
 from tests.simulation.lines import Assignments, Died, Entry, Line, SchedulerBus, WatchedLog
 from tests.simulation.scheduler import INTERRUPTED, SimulatedReign, Snapshots
-from tests.simulation.worker import Link, Machine, Surroundings, Temper
+from tests.simulation.worker import Engine, Link, Machine, Surroundings, Temper
 
 GIB: Final = 2**30
 PULSE_SECONDS: Final = 1.0
@@ -82,8 +87,13 @@ class World(Surroundings):
         self.gateways = Gateways(
             seed, self.clock, self.log.entries, self.ledger, self.machines.values(), self._requests
         )
-        for number in range(1, (machines or self.dice.choice((1, 2, 3, 3, 4))) + 1):
+        self.has_gangs = machines is None and gangs.has_gangs(seed)
+        others = machines or self.dice.choice((1, 2, 3, 3, 4))
+        for number in range(1, (1 if self.has_gangs else others) + 1):
             self._add_machine(number)
+        if self.has_gangs:
+            for number in range(2, 2 + self.dice.choice((2, 3, 4, 5))):
+                self._add_member(number)
         for name, takes in (
             ("all", Filter()),
             ("pendings", Filter(types=frozenset({"ModelPending", "InstancePending"}))),
@@ -104,6 +114,11 @@ class World(Surroundings):
         paths = {path: size for path, size in SIZES.items() if dice.random() < 0.9}
         worker_id = WorkerId(f"w-{number}")
         self.machines[worker_id] = Machine(self, worker_id, inventory, paths, f"10.0.0.{number}")
+
+    def _add_member(self, number: int) -> None:
+        worker_id = WorkerId(f"w-{number}")
+        has, paths = gangs.a_member(self.dice), gangs.paths(self.dice)
+        self.machines[worker_id] = Machine(self, worker_id, has, paths, f"10.0.0.{number}")
 
     # -- what is said between them ------------------------------------------------------------------------------------
 
@@ -191,6 +206,12 @@ class World(Surroundings):
         roll = 1.0 if self.calm else self.dice.random()
         return "crashes" if roll < 0.08 else "hangs" if roll < 0.14 else "good"
 
+    def weights(self, path: str, size: int) -> ModelWeights:
+        return gangs.weights(path, size) if path in gangs.SIZES else super().weights(path, size)
+
+    def joined(self, leader: Engine) -> bool:
+        return gangs.join(leader, self.machines)
+
     def _look(self, worker_id: WorkerId) -> None:
         """`muster.ask.<worker>.look`."""
 
@@ -225,6 +246,8 @@ class World(Surroundings):
         self._deliver()
         for machine in self.machines.values():
             machine.pump()
+        if self.has_gangs:
+            gangs.break_apart(self.machines, self.dice)
         self._deliver()
         for reign in list(self.reigns):
             if not reign.paused:
@@ -234,6 +257,8 @@ class World(Surroundings):
         self.api.pump()
         self.gateways.pump()
         check_machines(self.machines.values(), self.assigned, self.clock.seconds)
+        if self.has_gangs:
+            gangs.check_engines(self.ledger, self.machines.values(), self.decides_since if self.settled else None)
 
     def _deliver(self) -> None:
         while self._wire and self._wire[0][0] <= self.clock.seconds:
@@ -320,7 +345,12 @@ class World(Surroundings):
     def _stored(self, entry: Entry) -> None:
         self.trace.append(Noted(self.clock.seconds, entry))
         self.gateways.check_fact(entry)
-        self.ledger.take(entry, self.machines)
+        fact, ledger = entry.fact, self.ledger
+        if isinstance(fact, InstanceFact) and (life := ledger.lives.get(fact.instance_id)) is not None:
+            gangs.check_fact(fact, life, ledger.fleet, self.machines)
+        ledger.take(entry, self.machines)
+        if isinstance(fact, InstanceFact) and (life := ledger.lives.get(fact.instance_id)) is not None:
+            gangs.check_claims(fact.instance_id, life, ledger)
 
     def _saved(self, fleet: Fleet) -> None:
         check_same_fleet(fleet, self.ledger.fleet, "the snapshot and what the log adds up to")
@@ -331,11 +361,13 @@ class World(Surroundings):
         if api.routed == len(entries) > self._checked["routes"]:
             self._checked["routes"] = len(entries)
             check_routes(api, self.ledger)
+        check_same_claims(self.ledger)
         check_writes(api.writes[self._checked_writes :], self.ledger)
         self._checked_writes = len(api.writes)
         reign = self.settled
         if reign is not None and reign.core is not None:
             check_deadlines(self.ledger, self.decides_since, self._heard, SLACK_SECONDS)
+            gangs.check_lost(self.ledger)
             if api.position == len(entries) > self._checked["reasons"]:
                 self._checked["reasons"] = len(entries)
                 check_reasons(api.tables, entries)
@@ -395,6 +427,7 @@ class World(Surroundings):
 
     def check_converged(self) -> None:
         ledger, now = self.ledger, self.clock.seconds
+        gangs.check_freed(ledger, self.machines)
         for worker_id in self.machines:
             if (state := ledger.worker_states.get(worker_id)) != "ready":
                 raise Broken(Invariant.CONVERGES, f"{worker_id} is {state}, though it is there")
@@ -410,7 +443,10 @@ class World(Surroundings):
                 case "running":
                     self._check_runs(instance_id, life.attempt)
                 case "pending":
-                    self._check_fits_nowhere(instance_id, life.model_id)
+                    self._check_fits_nowhere(instance_id, life.model_id, self.ledger.claims)
+                    for other in self._could_make_room(life.model_id):
+                        left = {key: claim for key, claim in self.ledger.claims.items() if key[0] != other}
+                        self._check_fits_nowhere(instance_id, life.model_id, left)
                 case "error" if life.final or self._backs_off(life, now):
                     pass
                 case "scheduled" | "downloading" | "starting" | "stopping" if now - life.since <= 10.0 + life.drains:
@@ -423,11 +459,22 @@ class World(Surroundings):
 
     def _waits_to_replace(self, model_id: ModelId) -> int:
         """One more may be there, as long as it does not run yet and those that it is to replace go on."""
-        fleet = self.ledger.fleet
-        states = [instance.state for instance in fleet.instances_of(model_id)]
-        revisions = {state.placement.launch.revision for state in states if isinstance(state, Running)}
-        waits = any(isinstance(state, Pending | Scheduled | Downloading | Starting) for state in states)
-        return int(waits and bool(revisions - {revision_of(fleet, model_id)[1]}))
+        alive = [life for life in self.ledger.lives.values() if life.model_id == model_id and life.stop is None]
+        replaced = [i for i, life in self.ledger.lives.items() if life in alive and self._is_to_be_replaced(i, life)]
+        waiting = [life for life in alive if life.state != "running"]
+        running = len(alive) - len(waiting)
+        return int(bool(replaced and waiting) and running <= self.ledger.specs[model_id].replicas)
+
+    def _is_to_be_replaced(self, instance_id: InstanceId, life: Life) -> bool:
+        """It serves, with another engine than is wanted, or from where nothing is to be left."""
+        drained = any(self.ledger.fleet.operator_of(worker_id).draining for worker_id in life.workers)
+        return life.state == "running" and (drained or self._is_outdated(instance_id))
+
+    def _is_outdated(self, instance_id: InstanceId) -> bool:
+        instance = self.ledger.fleet.instances[instance_id]
+        placement = placement_of(instance.state)
+        wanted = revision_of(self.ledger.fleet, instance.model_id)[1]
+        return placement is not None and placement.launch.revision != wanted
 
     def _backs_off(self, life: Life, now: float) -> bool:
         """A take-over grants the time once more."""
@@ -442,10 +489,22 @@ class World(Surroundings):
             raise Broken(
                 Invariant.CONVERGES, f"{instance_id} is said to run on {running.worker_id}:{running.port}: {engine}"
             )
+        gangs.check_runs(instance_id, self.ledger.lives[instance_id], self.machines)
 
-    def _check_fits_nowhere(self, instance_id: InstanceId, model_id: ModelId) -> None:
-        """No worker has clearly more than it takes."""
+    def _could_make_room(self, model_id: ModelId) -> list[InstanceId]:
+        """Outdated instances, of which one would be stopped for one that waits: nothing else is on its way."""
+        lives = {i: life for i, life in self.ledger.lives.items() if life.model_id == model_id}
+        if any(life.state not in ("running", "pending") for life in lives.values()):
+            return []
+        return [i for i, life in lives.items() if life.state == "running" and self._is_outdated(i)]
+
+    def _check_fits_nowhere(self, instance_id: InstanceId, model_id: ModelId, claims: Claims) -> None:
+        """No worker has clearly more than it takes, when this is promised."""
         spec, _ = revision_of(self.ledger.fleet, model_id)
+        if spec.backend == gangs.VLLM:
+            if (workers := gangs.fits(instance_id, self.ledger, claims, self.machines)) is not None:
+                raise Broken(Invariant.CONVERGES, f"{instance_id} is pending, and there is place on {workers}")
+            return
         model = self.ledger.fleet.models.get(model_id)
         quarantined = model.quarantined if model is not None else {}
         for worker_id, machine in self.machines.items():
@@ -454,12 +513,14 @@ class World(Surroundings):
             if (
                 size is None
                 or operator.cordoned
+                or operator.draining
+                or spec.backend not in machine.inventory.backends
                 or worker_id in quarantined
                 or not spec.worker_selector.items() <= operator.labels.items()
             ):
                 continue
             has = self.ledger.capacity[worker_id]
-            ram, vram = self.ledger.promised(worker_id)
+            ram, vram = promised(claims, worker_id)
             free_ram = has.memory_total - has.memory_reserved - ram
             needed = int(size * 1.2) + GIB
             if has.gpus:

@@ -31,6 +31,11 @@ def files_ready(fleet: Fleet, member: Member) -> bool:
     return all((file := fleet.files.get(file_id)) is not None and file.state == "ready" for file_id in member.file_ids)
 
 
+def all_files_ready(fleet: Fleet, placement: Placement) -> bool:
+    """On each of the workers: an engine on several starts nowhere before."""
+    return all(files_ready(fleet, member) for member in placement.members)
+
+
 def _placement_that_stays(instance: Instance) -> Placement | None:
     """Where its engine is to be; None where it has none, or none any more."""
     match instance.state:
@@ -43,10 +48,14 @@ def _placement_that_stays(instance: Instance) -> Placement | None:
 
 
 def _is_to_run(instance: Instance, placement: Placement, fleet: Fleet) -> bool:
-    """A draining engine goes on, and is not started again when it is gone."""
-    if isinstance(instance.state, Starting | Running | Unreachable):
-        return True
-    return not is_draining(instance) and all(files_ready(fleet, each) for each in placement.members)
+    """What has run goes on, whatever becomes of its files. A draining engine goes on, and is not started again when it is gone."""
+    match instance.state:
+        case Starting() | Running():
+            return True
+        case Unreachable(running=running) if running is not None:
+            return True
+        case _:
+            return not is_draining(instance) and all_files_ready(fleet, placement)
 
 
 def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:

@@ -48,6 +48,7 @@ from schemas.facts import (
     WorkerRemovalRequested,
     WorkerRemoved,
     WorkerRenamed,
+    WorkerUncordoned,
     WorkerUnreachable,
 )
 from schemas.facts.base import Fact
@@ -77,11 +78,12 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
-from services.scheduler.domain.assignments import files_ready
+from services.scheduler.domain.assignments import all_files_ready
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.deadlines import Deadlines, seconds_in
 from services.scheduler.domain.draining import is_draining, seconds_to_drain
-from services.scheduler.domain.fleet import Fleet, Inspection, Model, claim_key, evolve, question_about
+from services.scheduler.domain.fleet import File, Fleet, Inspection, Model, claim_key, evolve, question_about
+from services.scheduler.domain.gangs import TakenUp, serves_without, silent_members, why_silent
 from services.scheduler.domain.instance import (
     PHASES,
     Downloading,
@@ -175,6 +177,7 @@ class Core:
         self._published: dict[str, tuple[int, int]] = {}
         self._untold: set[str] = set()
         """Attempts that were placed here and are in no assignment yet: nobody knows them but the log."""
+        self._taken_up = TakenUp()
         self._newest: dict[WorkerId, tuple[int, int]] = {}
         """Worker → election and sequence of the newest assignment that was sent to it."""
         self._election = 0
@@ -242,17 +245,24 @@ class Core:
             case Stopping():
                 self._delete_when_gone(instance.id)
             case Scheduled(placement) | Downloading(placement) | Starting(placement) | Running(placement):
-                for member in placement.members:
-                    worker = self.fleet.workers[member.worker_id]
-                    failed = [file for each in member.file_ids if (file := self.fleet.files[each]).state == "failed"]
-                    if worker.state == "unreachable":
-                        self._lose_sight(instance, worker.id, placement.attempt, worker.reasons)
-                        return
-                    if failed and isinstance(instance.state, Scheduled | Downloading):
-                        self._fail(instance, worker.id, failed[0].reasons)
-                        return
-            case Pending() | Failed() | Unreachable():
+                if silent_members(self.fleet, placement):
+                    self._lose_sight(instance)
+                    return
+                failed = self._failed_files(placement)
+                if failed and isinstance(instance.state, Scheduled | Downloading):
+                    self._fail(instance, failed[0].worker_id, failed[0].reasons)
+            case Unreachable(placement, running=running):
+                failed = [each for each in self._failed_files(placement) if running is None]
+                if failed:
+                    self._fail(instance, failed[0].worker_id, failed[0].reasons, engine_gone=False)
+                else:
+                    self._lose_sight(instance)
+            case Pending() | Failed():
                 pass
+
+    def _failed_files(self, placement: Placement) -> list[File]:
+        files = [self.fleet.files[file_id] for member in placement.members for file_id in member.file_ids]
+        return [file for file in files if file.state == "failed"]
 
     def wished(self, fact: Fact, now: Now) -> Decision:
         """A fact of the api, which has been folded already."""
@@ -270,11 +280,11 @@ class Core:
                     self._fresh.add(fact.model_id)
             case InstanceDeletionRequested():
                 self._deletion_requested(fact.instance_id)
-            case WorkerDrainRequested():
-                self._drain(fact.worker_id)
+            case WorkerDrainRequested() | WorkerUncordoned():
+                self._reconcile_on(fact.worker_id)
             case WorkerRemovalRequested():
                 self._removal_requested(fact.worker_id)
-            case _:  # labels, cordons: the fleet has noted what they lift
+            case _:  # labels, a cordon: the fleet has noted what they lift
                 pass
         return self._settle()
 
@@ -523,7 +533,8 @@ class Core:
         if crashes >= self.policy.quarantine_crashes and worker_id not in model.quarantined:
             self._say(ModelQuarantined(model_id=model_id, worker_id=worker_id, crashes=crashes))
 
-    def _drain(self, worker_id: WorkerId) -> None:
+    def _reconcile_on(self, worker_id: WorkerId) -> None:
+        """What is there is to leave, or may stay after all."""
         for model_id in sorted({instance.model_id for instance in self.fleet.on(worker_id)}):
             self._models.add(model_id)
             self._reconcile(model_id)
@@ -624,6 +635,8 @@ class Core:
             self.fleet.machines.hear_downloader(worker_id, alive=not silent)
         if self.fleet.workers[worker_id].state != "ready":
             self._say(WorkerReady(worker_id=worker_id))
+            for instance in self.fleet.on(worker_id):
+                self._lose_sight(instance)  # of others of its workers, if there are any
         self._decision.workers.add(worker_id)
         if (report.assigned_election, report.assigned_seq) < self._newest.get(worker_id, (0, 0)):
             self._decision.behind.add(worker_id)
@@ -678,11 +691,26 @@ class Core:
                 instance.state, Scheduled | Downloading | Starting | Running | Unreachable
             ):
                 self._fail(instance, worker_id, (WorkerShutDown(worker_id=worker_id),), to_blame=False)
-            elif isinstance(instance.state, Scheduled | Downloading | Starting | Running):
-                self._lose_sight(instance, worker_id, placement.attempt, (reason,))
+            else:
+                self._lose_sight(instance)
 
-    def _lose_sight(self, instance: Instance, worker_id: WorkerId, attempt: int, reasons: tuple[Reason, ...]) -> None:
-        self._say(InstanceUnreachable(instance_id=instance.id, worker_id=worker_id, attempt=attempt, reasons=reasons))
+    def _lose_sight(self, instance: Instance) -> None:
+        """Some of its workers are not heard; of what was lost sight of before, others than were said."""
+        match instance.state:
+            case Scheduled(placement) | Downloading(placement) | Starting(placement) | Running(placement):
+                silent, reasons = silent_members(self.fleet, placement), why_silent(self.fleet, placement)
+            case Unreachable(placement, known) if len(placement.members) > 1:
+                silent, reasons = silent_members(self.fleet, placement), why_silent(self.fleet, placement)
+                if reasons == known:
+                    return
+            case _:
+                return
+        if silent:
+            self._say(
+                InstanceUnreachable(
+                    instance_id=instance.id, worker_id=silent[0].id, attempt=placement.attempt, reasons=reasons
+                )
+            )
 
     def _engine(self, worker_id: WorkerId, seen: EngineSeen) -> None:
         """What one engine's phase means for its instance, if it is the attempt that counts."""
@@ -698,36 +726,52 @@ class Core:
             if gone:
                 self._attempt_ended(worker_id, instance, seen.attempt)
             return
-        where = {"instance_id": instance.id, "worker_id": worker_id, "attempt": placement.attempt}
         match seen.phase:
             case "accepted" | "pulling":
                 self._accepted(instance, placement, worker_id)
             case "loading":
-                if isinstance(instance.state, Scheduled | Downloading | Unreachable) and _running(instance) is None:
-                    self._say(InstanceStarting.model_validate(where))
+                self._is_there(instance, placement, worker_id)
                 self._progressed(instance.id)
             case "healthy":
-                self._healthy(instance, worker_id, seen)
+                if worker_id == placement.leader.worker_id:
+                    self._healthy(instance, worker_id, seen)
+                else:  # it waits for the leader, which answers for all
+                    self._is_there(instance, placement, worker_id)
+                    self._progressed(instance.id)
             case "unhealthy":
                 if _running(instance) is not None:
                     self._fail(
                         instance, worker_id, (EngineUnhealthy(worker_id=worker_id),), seen=seen, engine_gone=False
                     )
-                elif isinstance(instance.state, Scheduled | Downloading | Unreachable):  # its start was not heard of
-                    self._say(InstanceStarting.model_validate(where))
+                else:  # its start was not heard of
+                    self._is_there(instance, placement, worker_id)
             case "exited":
                 self._fail(instance, worker_id, seen.reasons or (EngineVanished(worker_id=worker_id),), seen=seen)
             case "stopped":
                 self._fail(instance, worker_id, (WorkerShutDown(worker_id=worker_id),), seen=seen, to_blame=False)
 
     def _accepted(self, instance: Instance, placement: Placement, worker_id: WorkerId) -> None:
-        member = placement.on(worker_id)
-        if member is None:
-            return
-        if isinstance(instance.state, Scheduled):
-            fact = InstanceStarting if files_ready(self.fleet, member) else InstanceDownloading
+        if isinstance(instance.state, Scheduled) and self._taken_up.note(instance.id, placement, worker_id):
+            fact = InstanceStarting if all_files_ready(self.fleet, placement) else InstanceDownloading
             self._say(fact(instance_id=instance.id, worker_id=worker_id, attempt=placement.attempt))
         self._progressed(instance.id)
+
+    def _is_there(self, instance: Instance, placement: Placement, worker_id: WorkerId) -> None:
+        """A member's engine has a process. It starts when all have taken it up, and is reached when all are heard."""
+        where = {"instance_id": instance.id, "worker_id": worker_id, "attempt": placement.attempt}
+        match instance.state:
+            case Scheduled():
+                if self._taken_up.note(instance.id, placement, worker_id):
+                    self._say(InstanceStarting.model_validate(where))
+            case Downloading():
+                self._say(InstanceStarting.model_validate(where))
+            case Unreachable(running=running) if not silent_members(self.fleet, placement):
+                if running is None:
+                    self._say(InstanceStarting.model_validate(where))
+                elif worker_id != placement.leader.worker_id:
+                    self._say(InstanceReachable.model_validate(where))
+            case _:
+                pass
 
     def _healthy(self, instance: Instance, worker_id: WorkerId, seen: EngineSeen) -> None:
         if not seen.ports:
@@ -735,7 +779,7 @@ class Core:
         address, port = self.fleet.workers[worker_id].address, seen.ports[0]
         running = _running(instance)
         if running is not None and (running.address, running.port) == (address, port):
-            if isinstance(instance.state, Unreachable):
+            if isinstance(instance.state, Unreachable) and not silent_members(self.fleet, instance.state.placement):
                 self._say(InstanceReachable(instance_id=instance.id, worker_id=worker_id, attempt=seen.attempt))
             return
         self._say(
@@ -743,6 +787,7 @@ class Core:
                 instance_id=instance.id, worker_id=worker_id, attempt=seen.attempt, address=address, port=port
             )
         )
+        self._lose_sight(self.fleet.instances[instance.id])  # of its other workers, if one is not heard
 
     def _measured(self, instance: Instance, placement: Placement, worker_id: WorkerId, seen: EngineSeen) -> None:
         """What the attempt was seen to hold at most, if that is more than was known of its like; also when it has ended."""
@@ -786,7 +831,7 @@ class Core:
         if file is None or file.worker_id != worker_id or seen.wanted != file.wanted:
             return
         users = [
-            (instance, placement, member)
+            (instance, placement)
             for instance in self.fleet.on(worker_id)
             if (placement := placement_of(instance.state)) is not None
             and (member := placement.on(worker_id)) is not None
@@ -796,8 +841,9 @@ class Core:
             case "ready":
                 if file.state == "wanted":
                     self._say(ModelFileReady(file_id=file.id, worker_id=worker_id, bytes=seen.bytes, paths=seen.paths))
-                    for instance, placement, member in users:
-                        if isinstance(instance.state, Downloading) and files_ready(self.fleet, member):
+                    for instance, placement in users:
+                        self._decision.workers.update(member.worker_id for member in placement.members)
+                        if isinstance(instance.state, Downloading) and all_files_ready(self.fleet, placement):
                             self._say(
                                 InstanceStarting(
                                     instance_id=instance.id, worker_id=worker_id, attempt=placement.attempt
@@ -807,11 +853,13 @@ class Core:
                 if file.state == "wanted":
                     reasons = tuple(reason.model_copy(update={"worker_id": worker_id}) for reason in seen.reasons)
                     self._say(ModelFileFailed(file_id=file.id, worker_id=worker_id, reasons=reasons))
-                    for instance, _, _ in users:
+                    for instance, _ in users:
                         if isinstance(instance.state, Scheduled | Downloading | Starting):
                             self._fail(instance, worker_id, reasons)
+                        elif isinstance(instance.state, Unreachable) and instance.state.running is None:
+                            self._fail(instance, worker_id, reasons, engine_gone=False)  # its agent was not heard
             case _:
-                for instance, _, _ in users:
+                for instance, _ in users:
                     self._progressed(instance.id)
 
     # -- failures and deadlines ---------------------------------------------------------------------------------------
@@ -872,7 +920,8 @@ class Core:
         seconds = seconds_in(instance, self.policy) or 0.0
         match state:
             case Scheduled(placement=placement):
-                why = NotAccepted(worker_id=placement.leader.worker_id, after_seconds=seconds)
+                late = self._taken_up.missing(instance.id, placement)
+                why = NotAccepted(worker_id=next(iter(late), placement.leader.worker_id), after_seconds=seconds)
                 self._passed(instance, "scheduled", seconds, why)
                 self._move_away(self.fleet.instances[instance.id])
             case Downloading(placement=placement):
@@ -912,17 +961,25 @@ class Core:
             return
         self._passed(instance, "unreachable", seconds)
         self._move_away(self.fleet.instances[instance.id])
+        self._give_up(self.fleet.instances[instance.id])
+
+    def _give_up(self, instance: Instance) -> None:
+        """A gang that lost a member and serves no more ends, when its next attempt fits on what its others hold."""
+        state = instance.state
+        if not isinstance(state, Unreachable) or not state.evictable or len(state.placement.members) == 1:
+            return
+        silent = silent_members(self.fleet, state.placement)
+        if silent and not serves_without(self.fleet, instance) and self.placing.helps(instance):
+            self._fail(instance, silent[0].id, state.reasons, engine_gone=False, to_blame=False)
 
     def _move_on(self, instance: Instance, workers: Iterable[WorkerId]) -> None:
         """Something changed on these workers: does one of them take the instance that wants to leave another?"""
-        placement = placement_of(instance.state)
-        if placement is None:
-            return
-        not_on = frozenset(member.worker_id for member in placement.members)
-        placed = self.placing.find_on(instance.model_id, workers, not_on=not_on)
+        placed = self.placing.find_on(instance.model_id, workers, not_on=self._left_by(instance))
         if isinstance(placed, Placed):
             self._models.add(instance.model_id)
             self._schedule(instance, placed)
+        else:
+            self._give_up(instance)
 
     def _again_everywhere(self) -> None:
         """Each instance that wants to leave its worker looks at all others once."""
@@ -930,9 +987,18 @@ class Core:
             self._move_away(self.fleet.instances[instance_id])
 
     def _move_away(self, instance: Instance) -> None:
-        placement = placement_of(instance.state)
-        if placement is not None:
-            self._place(instance, not_on=frozenset(member.worker_id for member in placement.members))
+        self._place(instance, not_on=self._left_by(instance))
+
+    def _left_by(self, instance: Instance) -> frozenset[WorkerId]:
+        """The workers that it can't stay on: that have not taken it up in time, or are not heard."""
+        match instance.state:
+            case Scheduled(placement=placement):
+                return frozenset(self._taken_up.missing(instance.id, placement))
+            case Unreachable(placement=placement):
+                silent = frozenset(worker.id for worker in silent_members(self.fleet, placement))
+                return silent or frozenset(member.worker_id for member in placement.members)
+            case _:
+                return frozenset()
 
     def _passed(self, instance: Instance, state: str, seconds: float, *reasons: Reason) -> None:
         self._say(
@@ -1009,6 +1075,8 @@ class Core:
         self._decision.facts.append(fact)
         if isinstance(fact, InstanceFact):
             after = self.fleet.instances.get(fact.instance_id)
+            if after is None or not isinstance(after.state, Scheduled):
+                self._taken_up.forget(fact.instance_id)
             if isinstance(fact, InstanceCreated):
                 self._fresh.add(fact.model_id)
             if after is not None and _may_need_a_place(after):

@@ -6,7 +6,7 @@ grants time, never takes it.
 
 import heapq
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from schemas.ids import InstanceId
 from services.scheduler.domain.instance import (
@@ -59,10 +59,13 @@ class Deadlines:
         if instance is None or seconds is None:
             self._armed.pop(instance_id, None)
             return
+        state = instance.state
+        if isinstance(state, Unreachable):  # that other workers are silent now grants no time
+            state = replace(state, reasons=())
         armed = self._armed.get(instance_id)
-        if armed is not None and armed[0] == instance.state and not progressed:
+        if armed is not None and armed[0] == state and not progressed:
             return
-        self._armed[instance_id] = (instance.state, now + seconds)
+        self._armed[instance_id] = (state, now + seconds)
         heapq.heappush(self._heap, (now + seconds, next(self._order), instance_id))
 
     def again(self, instance_id: InstanceId, instance: Instance, now: float) -> None:

@@ -593,7 +593,7 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
             reasons = state.reasons if isinstance(state, Failed) else (EngineExited(exit_code=None),)
             after = Failed(placement_of(state), reasons, delay)
         case InstanceUnreachable(reasons=reasons):
-            after = Unreachable(_placed(instance), reasons, state if isinstance(state, Running) else None)
+            after = _lost(_placed(instance), state, reasons)
         case InstanceReachable():
             if not (isinstance(state, Unreachable) and state.running is not None):
                 raise Contradiction(f"{instance_id} was not running when it became unreachable")
@@ -622,6 +622,13 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
         case _:
             raise Contradiction(f"the scheduler does not know {fact.type}")
     fleet.put_instance(replace(instance, state=after))
+
+
+def _lost(placement: Placement, state: State, reasons: tuple[Reason, ...]) -> Unreachable:
+    """Of an instance on several workers more may be lost one by one."""
+    if isinstance(state, Unreachable):
+        return replace(state, reasons=reasons)
+    return Unreachable(placement, reasons, state if isinstance(state, Running) else None)
 
 
 def _ran(fleet: Fleet, instance: Instance) -> None:

@@ -7,7 +7,7 @@ together when none can alone. The index (`index.py`) answers the common question
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from schemas.ids import WorkerId
 from schemas.models import Claim, Parallelism
@@ -158,9 +158,18 @@ def objections_to(candidate: Candidate) -> tuple[Reason, ...]:
         reason = rule(candidate)
         if reason is not None:
             found.append(reason)
-    if len(found) > 1:  # nobody looks at files for a worker that can't have the instance anyway
+    if len(found) > 1 and not _may_be_a_member(request, found):
+        # nobody looks at files for a worker that can't have the instance anyway
         found = [reason for reason in found if not isinstance(reason, BeingInspected)]
     return tuple(found)  # pyright: ignore[reportReturnType] - each ReasonBase that a rule returns is a member of the union
+
+
+def _may_be_a_member(request: Request, found: Sequence[ReasonBase]) -> bool:
+    """The worker is too small alone, and nobody has looked at the files there yet."""
+    if not any(isinstance(reason, BeingInspected) for reason in found):
+        return False
+    others = [reason for reason in cast("Sequence[Reason]", found) if not isinstance(reason, BeingInspected)]
+    return all(reason.code in CAPACITY_CODES for reason in others) and allows_gang(request)
 
 
 def layout_of(candidate: Candidate) -> Layout:

@@ -50,7 +50,7 @@ from services.scheduler.domain.rollout import revision_of
 from services.scheduler.domain.shapes import Layout
 from services.scheduler.domain.snapshot import Machine, copy_of
 from services.scheduler.domain.suggestions import OpenClaimOf, suggestions_for
-from services.scheduler.domain.waiting import WaitingModels
+from services.scheduler.domain.waiting import OF_CAPACITY, WaitingModels
 
 LISTED: Final = 32
 """Workers whose objections are stated; the others are counted. All of them are told to whoever asks."""
@@ -198,10 +198,15 @@ class Placing:
             return self._unknown_where_it_would_fit(model_id, most)
         if waiting.author_only:
             return []
+        request = self.request_for(model_id)
+        together = allows_gang(request)
         askable = [
             machine
             for machine in self._fleet.machines
-            if waiting.blockers.get(machine.id) == (Lifted.FILES,)
+            if (
+                _only_files_are_missing(waiting.blockers.get(machine.id, ()), together=together)
+                or _is_held_by_its_own(request, machine, waiting.blockers.get(machine.id, ()))
+            )
             and machine.state == "ready"
             and machine.downloader_alive
         ]
@@ -309,6 +314,18 @@ class Placing:
             name = instance.name if instance is not None else claim.instance_id
             found.append(OpenClaimOf(claim.instance_id, name, worker_id, claim.accelerator, claim.claim))
         return found
+
+
+def _only_files_are_missing(blockers: tuple[Lifted, ...], *, together: bool) -> bool:
+    """`together`: a worker that is too small alone may be a member of a gang."""
+    others = {each for each in blockers if each != Lifted.FILES}
+    return Lifted.FILES in blockers and (not others or (together and others == {OF_CAPACITY}))
+
+
+def _is_held_by_its_own(request: Request, machine: Machine, blockers: tuple[Lifted, ...]) -> bool:
+    """Instances of the model take what a new one would: one of a former revision may make room, if the new files are there."""
+    is_full = blockers == (OF_CAPACITY,)
+    return is_full and request.model_id in machine.replicas and machine.id not in request.looked and request.must_look
 
 
 def why_of(placed: Placed) -> Why | None:

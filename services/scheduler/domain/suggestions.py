@@ -96,11 +96,16 @@ def _pairs(request: Request, nearest: Sequence[Machine], refused: Refused, claim
             continue  # it changed nothing
         by_id = {machine.id: machine for machine in first.machines}
         near = [by_id[each.worker_id] for each in then.workers[:NEAREST]]
-        kinds = _kinds(first.request, first.machines, near, then, claims)
+        kinds = _kinds(first.request, first.machines, near, then, _without(claims, first.change.get("instance")))
         for second in islice(chain.from_iterable(islice(tries, 2) for _, tries in kinds), MOST_SECONDS):
             if second.text != first.text and isinstance(place(second.request, second.machines), Placed):
                 return (Suggestion(change=_both(first.change, second.change), text=_in_words(first.text, second.text)),)
     return ()
+
+
+def _without(claims: ClaimsOn, name: object) -> ClaimsOn:
+    """An instance ends once."""
+    return lambda worker_id: [claim for claim in claims(worker_id) if claim.name != name]
 
 
 def _firsts(request: Request, nearest: Sequence[Machine], refused: Refused, claims: ClaimsOn) -> Iterator[_Try]:
@@ -115,7 +120,7 @@ def _firsts(request: Request, nearest: Sequence[Machine], refused: Refused, clai
         if {reason.code for reason in worker.reasons} <= OF_MEMORY:
             machine = next(machine for machine in nearest if machine.id == worker.worker_id)
             largest = sorted(claims(machine.id), key=_size_of, reverse=True)[:1]
-            yield from (_deletion(request, nearest, machine, claim) for claim in largest)
+            yield from (_deletion(request, nearest, machine, claim, claims) for claim in largest)
 
 
 def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -494,7 +499,7 @@ def _deletions(request: Request, nearest: Sequence[Machine], refused: Refused, c
         machine = next(machine for machine in nearest if machine.id == worker.worker_id)
         for claim in sorted(claims(machine.id), key=_size_of):
             around = nearest if grouped or request.selected is not None else [machine]
-            attempt = _deletion(request, around, machine, claim)
+            attempt = _deletion(request, around, machine, claim, claims)
             if isinstance(place(request, attempt.machines), Placed):
                 yield attempt
                 break
@@ -508,13 +513,24 @@ def _size_of(claim: OpenClaimOf) -> tuple[int, int, str]:
     return (sum(claim.claim.vram.values()), claim.claim.ram, claim.name)
 
 
-def _deletion(request: Request, machines: Sequence[Machine], machine: Machine, claim: OpenClaimOf) -> _Try:
-    after = copy_of(machine)
-    after.release(None, claim.accelerator, claim.claim)
+def _deletion(
+    request: Request, machines: Sequence[Machine], machine: Machine, claim: OpenClaimOf, claims: ClaimsOn
+) -> _Try:
+    """One that runs on several workers ends on all of them."""
+    after = list(machines)
+    for each in machines:
+        held = [claim] if each.id == machine.id else []
+        if claim.instance_id is not None:
+            held = [other for other in claims(each.id) if other.instance_id == claim.instance_id]
+        if held:
+            copy = copy_of(each)
+            for other in held:
+                copy.release(None, other.accelerator, other.claim)
+            after = _instead(after, copy)
     size = gib(sum(claim.claim.vram.values()) or claim.claim.ram)
     return _Try(
         {"action": "delete_instance", "instance": claim.name},
         f"without {claim.name}, which holds {size} on {machine.name}, it fits",
         request,
-        _instead(machines, after),
+        after,
     )

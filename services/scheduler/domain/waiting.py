@@ -45,6 +45,8 @@ LIFTED_BY: Final[Mapping[str, Lifted]] = {
 A selected GPU's id has the worker's name in it, which is a label. What is free matters even where a worker is too small
 for the model alone: it may become a member of a group.
 """
+OF_CAPACITY: Final = Lifted.INVENTORY | Lifted.MEMORY
+"""Of what is not free, or not there: more workers together may have it."""
 OF_GROUPS: Final = frozenset({"workers_do_not_add_up", "network_down"})
 """What is said of all workers together."""
 OF_THE_FLEET: Final = OF_GROUPS | {"no_workers", "gpu_unknown"}

@@ -7,7 +7,8 @@ import random
 import shutil
 import signal
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +25,19 @@ from kernel.log.port import Draft, LogState, Stored
 from kernel.log.streams import provision, raise_generation
 from kernel.projections import projector as projector_module
 from kernel.projections.changes import Change, Drop, Happened, Patch, Put
-from kernel.projections.marks import Mark
-from kernel.projections.projector import Checkpoint, Connect, LogRegressed, read_checkpoint, rebuild, verify_chain
-from kernel.projections.schemas import canonical_rows
+from kernel.projections.functions import create_functions
+from kernel.projections.marks import HighWater, Mark
+from kernel.projections.projector import (
+    Checkpoint,
+    Connect,
+    LogRegressed,
+    LostTheCheckpoint,
+    Projector,
+    read_checkpoint,
+    rebuild,
+    verify_chain,
+)
+from kernel.projections.schemas import canonical_rows, drop_read_schemas_except
 from kernel.projections.tables import EVENT_LOG_COLUMNS
 from schemas.facts import ModelCreated, ModelDeleted, ModelScaled
 from schemas.subjects import parse_fact_subject
@@ -539,6 +550,90 @@ async def test_a_rebuild_beside_the_live_rows_gives_the_same_bytes_while_events_
     left = await sql.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^read_[0-9]+$'")
     assert left == [(afresh,)]
     await check(sql, drafts)
+
+
+class RebuiltMeanwhile(JetStreamLog):
+    """Somebody else puts new read models in the place of the old ones, while a projector starts on those."""
+
+    rebuilds = 0
+
+    async def state(self) -> LogState:
+        if not self.rebuilds:
+            self.rebuilds = 1
+            connection = await self.connect()
+            await rebuild(connection, ToyProjection())
+            await connection.close()
+        return await super().state()
+
+    def __init__(self, bus: Bus, connect: Connect) -> None:
+        super().__init__(bus)
+        self.connect = connect
+
+
+async def test_a_projector_whose_read_models_were_replaced_while_it_started_starts_again_on_the_new_ones(
+    bus: Bus, log: JetStreamLog, connect: Connect, sql: asyncpg.Connection
+) -> None:
+    drafts = a_history(20)
+    await log.append(drafts)
+    async with Projecting(log, connect) as projecting:
+        await projecting.until(20)
+    starting = Projector(RebuiltMeanwhile(bus, connect), ToyProjection(), connect, HighWater())
+    with pytest.raises(LostTheCheckpoint):
+        await starting._start(sql)  # pyright: ignore[reportPrivateUsage] - `run` begins again at once
+
+    assert (await starting._start(sql)).read_schema == "read_2"  # pyright: ignore[reportPrivateUsage] - see above
+
+
+@asynccontextmanager
+async def making_functions(connect: Connect, schema: str) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+    """Another projector is in the middle of making its functions there; what is given waits for us, and then commits."""
+    connection, watching = await connect(), await connect()
+    transaction = connection.transaction()
+    await transaction.start()
+    await create_functions(connection, schema, TABLES)
+
+    async def goes_on() -> None:
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        async with asyncio.timeout(30):
+            while not await watching.fetchval(waits):  # noqa: ASYNC110 - nobody tells when somebody waits for a lock
+                await asyncio.sleep(0.01)
+        await transaction.commit()
+
+    try:
+        yield goes_on
+    finally:
+        await connection.close()
+        await watching.close()
+
+
+async def test_two_that_make_their_functions_at_once_do_so_one_after_the_other(
+    log: JetStreamLog, connect: Connect, sql: asyncpg.Connection
+) -> None:
+    await log.append(a_history(1))
+    async with Projecting(log, connect) as projecting:
+        await projecting.until(1)
+    projector = Projector(log, ToyProjection(), connect, HighWater())
+    async with making_functions(connect, "read_1") as goes_on:
+        starting = asyncio.create_task(projector._start(sql))  # pyright: ignore[reportPrivateUsage] - one step of `run`
+        await goes_on()
+        with pytest.raises(LostTheCheckpoint):
+            await starting
+
+    assert (await projector._start(sql)).read_schema == "read_1"  # pyright: ignore[reportPrivateUsage] - see above
+
+
+async def test_read_models_in_which_somebody_makes_functions_are_dropped_all_the_same(
+    log: JetStreamLog, connect: Connect, sql: asyncpg.Connection
+) -> None:
+    await log.append(a_history(1))
+    async with Projecting(log, connect) as projecting:
+        await projecting.until(1)
+    async with making_functions(connect, "read_1") as goes_on:
+        dropping = asyncio.create_task(drop_read_schemas_except(sql, "read_2"))
+        await goes_on()
+        await dropping
+
+    assert await sql.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^read_[0-9]+$'") == []
 
 
 class SecondVersion(ToyProjection):

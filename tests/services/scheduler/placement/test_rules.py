@@ -1,7 +1,8 @@
 """Each rule alone, at the number where it begins to object; all of them for every worker; a worker that lies harms itself."""
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ from schemas.reasons import (
     WorkerNotReady,
 )
 from services.scheduler.domain.candidate import Candidate, Looked, Request
-from services.scheduler.domain.placement import Placed, objections_to, place
+from services.scheduler.domain.placement import Objections, Placed, objections_to, place
 from services.scheduler.domain.rules import CAPACITY_CODES, RULES
 from services.scheduler.domain.snapshot import Machine
 from tests.services.scheduler.placement.fleets import (
@@ -462,6 +463,28 @@ def test_the_closest_misses_the_least_over_all_gpus_that_it_needs() -> None:
     b = a_machine("b", gpus(2), claims=held(g0=9 * GIB, g1=9 * GIB))
     answer = refused(request, a, b)
     assert [(each.name, each.missing_bytes) for each in answer.workers] == [("b", 2 * GIB), ("a", 32 * GIB)]
+
+
+CORDONED: Final = WorkerCordoned(worker_id=W1)
+NO_GPU: Final = NoGpu(worker_id=W1)
+FAR: Final[tuple[tuple[str, tuple[Reason, ...], int], ...]] = (
+    ("z", (CORDONED,), 0),
+    ("y", (CORDONED,), GIB),
+    ("x", (CORDONED,), 2 * GIB),
+    ("w", (NO_GPU,), 0),
+    ("v", (CORDONED, CORDONED), 0),
+    ("u", (CORDONED, NO_GPU), 0),
+    ("t", (GpuNotSelected(worker_id=W1, wanted=("a:cuda:0",)),), 0),
+)
+"""Each is farther than the one before, though its name comes first: memory is missing, then more of it; a GPU would have
+to be bought; there are more objections; the author wanted other GPUs.
+"""
+
+
+@pytest.mark.parametrize(("nearer", "farther"), tuple(itertools.pairwise(FAR)), ids=lambda each: each[0])
+def test_how_far_a_worker_is(nearer: tuple[str, tuple[Reason, ...], int], farther: tuple[Any, ...]) -> None:
+    near, far = Objections(W1, *nearer), Objections(W1, *farther)
+    assert near.distance < far.distance
 
 
 def test_the_closest_of_equals_is_the_first_by_name() -> None:

@@ -10,7 +10,7 @@ from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Inventory
 from schemas.reasons import REASONS, ModelNotFound
 from services.scheduler.domain.candidate import Candidate, Looked, Request
-from services.scheduler.domain.fleet import Fleet
+from services.scheduler.domain.fleet import Fleet, Wish
 from services.scheduler.domain.machines import Lifted, Machines
 from services.scheduler.domain.placement import Placed, Refused, may_gang, place
 from services.scheduler.domain.placing import Placing
@@ -154,6 +154,7 @@ def test_a_quarantine_is_lifted_for_itself() -> None:
     fleet = Fleet()
     for machine in machines:
         fleet.machines.put(machine)
+    fleet.wishes[M] = Wish(request.spec, 1)
     placing = Placing(fleet)
     placing.waiting.refused(M, refused(request, *machines), 0)
     assert placing.worth_asking(M, 9) == [W1]
