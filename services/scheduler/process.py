@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -63,6 +65,8 @@ MOST_IN_A_BATCH: Final = 900
 """The server takes 1000."""
 MOST_INPUTS: Final = 200
 """That share one append: the more, the longer the first of them waits."""
+MOST_SECONDS: Final = 0.25
+"""… and what they may take together: meanwhile nobody renews the lease, and nobody hears a beat."""
 INSPECTION_SECONDS: Final = 15.0
 
 DECIDED = Counter("muster_scheduler_facts_total", "Facts that the scheduler stated", ["type"])
@@ -161,6 +165,8 @@ class Reign:
         self._snapshots = SnapshotStore(bus)
         self._inputs: asyncio.Queue[tuple[float, Input]] = asyncio.Queue(maxsize=100_000)
         """With the monotonic second at which each arrived."""
+        self._taken: deque[tuple[float, Input]] = deque()
+        """Out of the queue, and not decided."""
         self._asking: set[Question] = set()
         self._since_snapshot = 0
         self._followed = 0
@@ -225,19 +231,19 @@ class Reign:
 
     async def _decide(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            for question in await self._decide_once(await self._next_inputs()):
+            await self._wait_for_inputs()
+            for question in await self._decide_once():
                 tasks.create_task(self._inspect(question))
 
-    async def _decide_once(self, inputs: list[tuple[float, Input]]) -> list[Question]:
-        """What follows from all of them, and from the time; the new questions that are to be asked."""
+    async def _decide_once(self) -> list[Question]:
+        """What follows from what is there, and from the time; the new questions that are to be asked."""
         core = self._core
         workers: set[WorkerId] = set()
         behind: set[WorkerId] = set()
         now = self._now()
         with DECISION_SECONDS.time():
             self._in_doubt = True
-            decisions = [each(now) for _, each in inputs]
-            heard_until = now.monotonic if self._inputs.empty() or not inputs else inputs[-1][0]
+            decisions, heard_until = self._decide_inputs(now)
             decisions.append((core.time_passed(now, heard_until), Cause(actor="scheduler")))
             for decision, _ in decisions:
                 workers |= decision.workers
@@ -251,19 +257,36 @@ class Reign:
             await self._save_snapshot()
         return questions
 
-    async def _next_inputs(self) -> list[tuple[float, Input]]:
-        """All that is there, each with its arrival (monotonic seconds); waits until there is something, or a deadline is due."""
+    def _decide_inputs(self, now: Now) -> tuple[list[tuple[Decision, Cause]], float]:
+        """The first of them, and up to when (monotonic seconds) everything has been heard."""
+        self._take_inputs()
+        decisions: list[tuple[Decision, Cause]] = []
+        facts = 0
+        heard_until = now.monotonic
+        while self._taken and len(decisions) < MOST_INPUTS and facts < self._core.policy.most_facts:
+            if decisions and self._clock.monotonic() - now.monotonic > MOST_SECONDS:
+                break
+            heard_until, each = self._taken.popleft()
+            decisions.append(each(now))
+            facts += len(decisions[-1][0].facts)
+        return decisions, heard_until if self._taken or not self._inputs.empty() else now.monotonic
+
+    async def _wait_for_inputs(self) -> None:
+        """Until there is something, a deadline is due, or the last decision was too long and goes on."""
+        if self._taken or not self._inputs.empty():
+            return
+        if self._core.has_more:
+            await asyncio.sleep(0)
+            return
         deadline = self._core.next_deadline()
         wait = TICK_SECONDS if deadline is None else min(max(deadline - self._clock.monotonic(), 0.0), TICK_SECONDS)
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                first = await self._inputs.get()
-        except TimeoutError:
-            return []
-        return [first, *self._take_inputs(MOST_INPUTS - 1)]
+                self._taken.append(await self._inputs.get())
 
-    def _take_inputs(self, most: int) -> list[tuple[float, Input]]:
-        return [self._inputs.get_nowait() for _ in range(min(self._inputs.qsize(), most))]
+    def _take_inputs(self) -> None:
+        while len(self._taken) < MOST_INPUTS and not self._inputs.empty():
+            self._taken.append(self._inputs.get_nowait())
 
     async def _append(self, *decisions: tuple[Decision, Cause]) -> None:
         """Of one moment, in order, each part fenced by the election.

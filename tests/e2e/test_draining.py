@@ -34,8 +34,9 @@ async def stream(client: Client, until: Path) -> AsyncGenerator[aiohttp.ClientRe
 
 
 async def of_instance(client: Client, instance_id: str) -> list[str]:
-    """The facts about it, in order."""
-    return [e["type"] for e in await client.events() if e["data"].get("instance_id") == instance_id]
+    """The facts of its life, in order."""
+    of = [e["type"] for e in await client.events() if e["data"].get("instance_id") == instance_id]
+    return [kind for kind in of if kind.startswith("Instance")]
 
 
 async def until_stated(client: Client, instance_id: str, fact: str) -> dict[str, Any]:

@@ -4,18 +4,19 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from nats.js.errors import KeyNotFoundError
 
 from kernel.clock import SystemClock
 from kernel.errors import Unavailable
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.port import Draft
 from services.scheduler.adapters.lease import BUCKET as LEASE
-from services.scheduler.adapters.lease import KEY
+from services.scheduler.adapters.lease import KEY, Lease
 from services.scheduler.adapters.snapshots import BUCKET as SNAPSHOTS
 from services.scheduler.adapters.snapshots import NAME, SnapshotStore
 from services.scheduler.domain.fleet import Fleet
@@ -147,6 +148,33 @@ async def test_a_scheduler_whose_lease_was_broken_is_refused_by_the_log_and_step
 
     assert whoever_was_elected_decided(await facts_of(stack)) == ["a", "b", "a"]
     await no_gpu_and_no_ram_was_promised_twice(stack)
+
+
+async def test_a_lease_that_ran_out_is_taken_again_unless_another_took_it(stack: Stack) -> None:
+    busy, other = Lease(stack.operator, "busy", 1.0), Lease(stack.operator, "other", 1.0)
+    bucket = await stack.operator.client.jetstream().create_key_value(bucket=LEASE, ttl=1.0, history=1)
+    await busy.acquire()
+    while True:  # it was too busy to renew it
+        try:
+            await bucket.get(KEY)
+        except KeyNotFoundError:
+            break
+        await asyncio.sleep(0.05)
+
+    keeping = asyncio.create_task(busy.keep())
+    for _ in range(600):
+        with suppress(KeyNotFoundError):
+            if (await bucket.get(KEY)).value == b"busy":
+                break
+        await asyncio.sleep(0.05)
+    else:
+        raise AssertionError("it was not taken again")
+    assert not keeping.done()
+
+    await bucket.delete(KEY)
+    await other.acquire()
+    await asyncio.wait_for(keeping, 60)
+    assert (await bucket.get(KEY)).value == b"other"
 
 
 async def test_a_scheduler_that_stood_still_while_another_was_elected_promises_nothing_twice(stack: Stack) -> None:

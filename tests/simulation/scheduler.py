@@ -1,11 +1,12 @@
 """The scheduler in a simulation: the real `Reign`, but for what waits.
 
 `services/scheduler/process.py` appends, publishes, folds, guards and saves here as it does in production. Mirrored, because
-the originals wait for NATS in tasks of their own: `run` (`begin`), `_decide` and `_next_inputs` (`decide`),
+the originals wait for NATS in tasks of their own: `run` (`begin`), `_decide` and `_wait_for_inputs` (`decide`),
 `_follow_api`, `_follow_reports`, `_listen_to_beats` and `_listen_to_gateways` (`hear…`), `_inspect` (`ask`, `answered`).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 from kernel.bus import Bus
@@ -20,7 +21,7 @@ from schemas.reports import RequestsInFlight
 from services.scheduler.adapters import snapshots
 from services.scheduler.domain.core import Core, Decision, Now, Question
 from services.scheduler.domain.fleet import Fleet
-from services.scheduler.process import MOST_INPUTS, Reign, parse_report
+from services.scheduler.process import Reign, parse_report
 from services.scheduler.settings import SchedulerSettings
 from tests.simulation.clock import VirtualClock, finish
 from tests.simulation.lines import Line, SchedulerBus
@@ -66,6 +67,7 @@ class SimulatedReign(Reign):
         *,
         snapshot_every: int,
         claims_from_peak: bool,
+        most_facts: int,
     ) -> None:
         settings = SchedulerSettings(
             replica=name,
@@ -73,6 +75,7 @@ class SimulatedReign(Reign):
             claims_from_peak=claims_from_peak,
             drain_seconds=DRAIN_SECONDS,
         )
+        self._most_facts = most_facts
         super().__init__(cast("Bus", bus), settings, clock)
         self.name = name
         self.line = line
@@ -91,12 +94,12 @@ class SimulatedReign(Reign):
 
     @property
     def is_settled(self) -> bool:
-        """Everything that was decided is known to be in the log."""
-        return self.core is not None and not self._in_doubt
+        """Everything that is to be decided is, and is known to be in the log."""
+        return self.core is not None and not self._in_doubt and not self.core.has_more
 
     @property
     def has_inputs(self) -> bool:
-        return not self._inputs.empty()
+        return bool(self._taken) or not self._inputs.empty() or (self.core is not None and self.core.has_more)
 
     @property
     def followed(self) -> int:
@@ -111,7 +114,8 @@ class SimulatedReign(Reign):
         if self.election is None:
             raise Deposed("not elected")
         fleet = finish(self.fold_up_to(self.election.sequence))
-        core = self.core = Core(fleet, self._settings.policy(), self._now())
+        policy = replace(self._settings.policy(), most_facts=self._most_facts)
+        core = self.core = Core(fleet, policy, self._now())
         self._followed = self._read = self.election.sequence
         self._in_doubt = True
         workers = set(fleet.workers)
@@ -120,9 +124,8 @@ class SimulatedReign(Reign):
 
     def decide(self) -> None:
         """One round of `_decide`."""
-        inputs = self._take_inputs(MOST_INPUTS)
         self.decisions += 1
-        for question in finish(self._decide_once(inputs)):
+        for question in finish(self._decide_once()):
             self._inspects(self, question)
 
     def end(self) -> None:

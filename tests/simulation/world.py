@@ -75,6 +75,7 @@ class World(Surroundings):
         self.elected: SimulatedReign | None = None
         self.decides_since = 0.0
         self.stand_by_at = 0.0
+        self.most_facts = random.Random(f"most facts of {seed}").choice((1, 12, 30, 1000, 1000))
         self.snapshot_every = self.dice.choice((15, 30, 60, 60, 100_000))
         self._wire: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -280,6 +281,7 @@ class World(Surroundings):
             self._inspect,
             snapshot_every=self.snapshot_every,
             claims_from_peak=self.seed % 2 == 1,
+            most_facts=self.most_facts,
         )
         try:
             reign.stand()
@@ -302,6 +304,8 @@ class World(Surroundings):
                 if self.calm or self.dice.random() < 0.85:
                     reign.hear_api()
                 reign.decide()
+                while self.calm and reign.core.has_more:
+                    reign.decide()
         except INTERRUPTED as error:
             self._ended(reign, str(error))
         except Died:

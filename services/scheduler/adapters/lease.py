@@ -37,15 +37,12 @@ class Lease:
                 return
 
     async def keep(self) -> None:
-        """Renew until the lease is lost; returns then."""
-        bucket = await self._open()
+        """Renew until another replica has it; returns then. One that ran out while nobody else wanted it is taken again."""
         misses = 0
         while True:
             await asyncio.sleep(self._ttl / 4)
             try:
-                self._revision = await keeping_cancellation(
-                    bucket.update(KEY, self._replica.encode(), last=self._revision)
-                )
+                await keeping_cancellation(self._renew())
                 misses = 0
             except nats.js.errors.KeyWrongLastSequenceError:
                 log.warning("the lease went to another scheduler")
@@ -64,6 +61,15 @@ class Lease:
         except (nats.js.errors.Error, nats.errors.Error, TimeoutError, OSError) as error:
             log.debug("could not release the lease: %s", error)
         self._revision = 0
+
+    async def _renew(self) -> None:
+        """Raises KeyWrongLastSequenceError when another replica has it."""
+        try:
+            bucket = await self._open()
+            self._revision = await bucket.update(KEY, self._replica.encode(), last=self._revision)
+        except nats.js.errors.KeyWrongLastSequenceError:
+            self._revision = await self._create()
+            log.warning("the lease had run out: this scheduler was too busy to renew it, and nobody else took it")
 
     async def _create(self) -> int:
         return await (await self._open()).create(KEY, self._replica.encode())

@@ -4,7 +4,7 @@ Pure and serial: no clock, no dice, no I/O; time comes with each input. A decisi
 it goes, so what follows later in it sees what went before. No news is no event: the same input twice is answered once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -202,6 +202,14 @@ class Core:
         """When it was last looked for workers that one of those could go to."""
         self._rolling: set[ModelId] = set()
         """Models of which instances are being replaced, or are too many."""
+        self._unfinished: set[ModelId] = set()
+        """Models whose next step this decision did not get to, or to the end of."""
+        self._later: dict[ModelId, set[WorkerId] | None] = {}
+        """Models whose pending instances this decision did not get to, first come, first served: on these workers, or on all."""
+        self._first: list[ModelId] = []
+        """Those of the last decision, in their order."""
+        self._looked = 0
+        """Models for which this decision has looked for places."""
         self._movers = {instance.id for instance in fleet.instances.values() if _wants_to_move(instance)}
         self._decision = Decision()
         self._models: set[ModelId] = set()
@@ -395,6 +403,7 @@ class Core:
         answered in time by then may have done so since.
         """
         self._begin(now)
+        self._go_on()
         until = now.monotonic if heard_until is None else heard_until
         self._notice_silence(until)
         for worker_id in self._silent_downloaders(until):
@@ -408,6 +417,30 @@ class Core:
                 self._deadline(instance)
         self._notice_quiet()
         return self._settle()
+
+    def _go_on(self) -> None:
+        """With what the last decision did not get to."""
+        unfinished, self._unfinished = self._unfinished, set()
+        for model_id in sorted(unfinished & self.fleet.wishes.keys()):
+            self._models.add(model_id)
+            self._reconcile(model_id)
+        later, self._later = self._later, {}
+        self._first = list(later)
+        for model_id, workers in later.items():
+            if workers is None:
+                self._fresh.add(model_id)
+            else:
+                self._again.setdefault(model_id, set()).update(workers)
+
+    @property
+    def has_more(self) -> bool:
+        """A decision grew too long: the next one goes on, whether or not something happens before."""
+        return bool(self._unfinished or self._later)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whoever decides for too long without a pause is taken for dead, and everything that he has not appended is lost."""
+        return len(self._decision.facts) + self._looked * FACTS_OF_A_LOOK >= self.policy.most_facts
 
     def next_deadline(self) -> float | None:
         ends = [wave.until for wave in self._waves.values()]
@@ -483,6 +516,9 @@ class Core:
                 self._drained(instance)
         step = next_step(self.fleet, model_id, self.placing.helps, self.traffic.requests_of)
         for _ in range(step.create):
+            if self._is_full:
+                self._unfinished.add(model_id)
+                break
             number = self.fleet.models.get(model_id, Model()).created
             self._say(
                 InstanceCreated(
@@ -1039,7 +1075,11 @@ class Core:
             self.placing.waiting.forget(model_id)
             return
         self._models.add(model_id)
+        self._looked += 1
         for number, instance in enumerate(pending):
+            if number and self._is_full:
+                self._put_off(model_id, workers)
+                return
             answer = self.placing.find(model_id) if workers is None else self.placing.find_on(model_id, workers)
             if isinstance(answer, Placed):
                 self._schedule(instance, answer)
@@ -1049,12 +1089,44 @@ class Core:
             return
         self.placing.waiting.forget(model_id)
 
+    def _place_all(self, todo: Mapping[ModelId, Iterable[WorkerId] | None]) -> None:
+        """In this order: what waited for this decision, then by id. Who had a turn is behind who had none."""
+        cut: list[ModelId] = []
+        for model_id in (*(each for each in self._first if each in todo), *sorted(todo.keys() - set(self._first))):
+            if self._is_full:
+                self._put_off(model_id, todo[model_id])
+            else:
+                self._place_pending(model_id, todo[model_id])
+                cut += [model_id] if model_id in self._later else []
+        self._first = []
+        for model_id in cut:
+            self._later[model_id] = self._later.pop(model_id)
+
+    def _put_off_rest(self) -> None:
+        for model_id in sorted(self._fresh):
+            self._put_off(model_id, None)
+        for model_id in sorted(self._again):
+            self._put_off(model_id, self._again[model_id])
+        self._fresh, self._again = set(), {}
+        self._unfinished |= self._rolling & self._models
+
+    def _put_off(self, model_id: ModelId, workers: Iterable[WorkerId] | None) -> None:
+        """To the next decision: these workers, or all, are not looked at yet."""
+        known = self._later.pop(model_id, set[WorkerId]())
+        self._later[model_id] = None if workers is None or known is None else known.union(workers)
+
     def _refuse(self, model_id: ModelId, refused: Refused, instances: Iterable[Instance]) -> None:
         stated = self.placing.refuse(model_id, refused)
         after = Pending(stated.reasons, stated.closest, stated.suggestions, stated.unlisted, explained=True)
+        told = 0
         for instance in instances:
-            if instance.state != after:
-                self._say(stated.fact(instance.id))
+            if instance.state == after:
+                continue
+            told += 1
+            if told > 1 and self._is_full and isinstance(instance.state, Pending):
+                self._put_off(model_id, None)
+                continue
+            self._say(stated.fact(instance.id))
 
     # -- the shape of a decision --------------------------------------------------------------------------------------
 
@@ -1066,6 +1138,7 @@ class Core:
         self._now = now
         self._decision = Decision(at=now.at)
         self._models = set()
+        self._looked = 0
         self._is_picture = False
 
     def _say(self, fact: Fact) -> None:
@@ -1119,10 +1192,12 @@ class Core:
             self._hold(todo)
             if not todo and not lifted:
                 break
-            for model_id in sorted(todo):
-                self._place_pending(model_id, todo[model_id])
+            self._place_all(todo)
             for instance_id in sorted(self._movers) if lifted else ():
                 self._move_on(self.fleet.instances[instance_id], sorted(lifted))
+            if self._is_full:
+                self._put_off_rest()
+                break
         for model_id in sorted(self._models):
             fact = news(model_id, self.fleet.models.get(model_id, Model()), status_of(self.fleet, model_id))
             if fact is not None:
@@ -1144,16 +1219,23 @@ class Core:
                 continue
             del self._waves[model_id]
             if wave.is_held and model_id in self.fleet.wishes:
+                if model_id in todo:
+                    wave.hold(todo[model_id])
                 todo[model_id] = None if wave.whole else sorted(wave.workers)
 
     def _explain_like_others(self, model_id: ModelId) -> bool:
-        """New instances of a model that waits for answers wait like those that waited before. False: there are none."""
+        """New instances of a model that waits for answers wait like those that waited before.
+
+        False: there are none of those, or too many new ones for this decision.
+        """
         pending = [each for each in self.fleet.instances_of(model_id) if isinstance(each.state, Pending)]
         told = next((state for each in pending if isinstance(state := each.state, Pending) and state.explained), None)
         if told is None:
             return not pending
         for each in pending:
             if isinstance(each.state, Pending) and not each.state.explained:
+                if self._is_full:
+                    return False
                 self._models.add(model_id)
                 self._say(
                     InstancePending(
@@ -1195,6 +1277,8 @@ def _may_need_a_place(instance: Instance) -> bool:
     return _wants_to_move(instance) or isinstance(state, Unreachable) or (isinstance(state, Failed) and not state.final)
 
 
+FACTS_OF_A_LOOK: Final = 10
+"""A search through the fleet takes as long as so many facts, or longer."""
 FEWEST_ASKED: Final = 8
 """Workers that are asked at once what a model weighs there, at least."""
 

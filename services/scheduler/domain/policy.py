@@ -35,3 +35,5 @@ class Policy:
     """So often it is looked for workers that an unreachable or failed instance could go to."""
     brake_share: float = 0.5
     """When at least this share of the fleet (and more than one worker) is silent at once, nobody is evicted."""
+    most_facts: int = 1000
+    """About so much is decided at once; what is left is decided next, after whatever came in meanwhile."""
