@@ -253,7 +253,7 @@ class Reign:
             await self._publish(workers - behind)
         questions = [question for question in core.questions(self._now()) if question not in self._asking]
         self._asking.update(questions)
-        if self._since_snapshot >= self._settings.snapshot_every:
+        if self._since_snapshot >= max(self._settings.snapshot_every, len(core.fleet.instances) // 2):
             await self._save_snapshot()
         return questions
 

@@ -26,7 +26,7 @@ class SchedulerSettings(ServiceSettings):
     scheduler_lease_seconds: float = 2.0
     """A standby takes over when the deciding scheduler was not heard for this long."""
     snapshot_every: int = 2000
-    """Facts between two snapshots."""
+    """Facts between two snapshots, or more: half as many as there are instances."""
 
     def policy(self) -> Policy:
         return Policy(

@@ -54,6 +54,8 @@ from services.scheduler.domain.waiting import OF_CAPACITY, WaitingModels
 
 LISTED: Final = 32
 """Workers whose objections are stated; the others are counted. All of them are told to whoever asks."""
+LISTED_ASKED: Final = 4
+"""… where all that is known is that they were asked about the files: each of many instances would state it of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,15 +240,16 @@ class Placing:
         request = self.request_for(model_id)
         machines = self._fleet.machines.in_order()
         suggestions = suggestions_for(request, machines, refused, self.claims_on)
-        listed = refused.workers[:LISTED]
-        unlisted = Counter(reason.code for worker in refused.workers[LISTED:] for reason in worker.reasons)
+        most = _listed(refused)
+        listed = refused.workers[:most]
+        unlisted = Counter(reason.code for worker in refused.workers[most:] for reason in worker.reasons)
         stated = Stated(
             reasons=(*refused.request, *(reason for worker in listed for reason in worker.reasons)),
             closest=refused.closest,
             suggestions=suggestions,
             unlisted=dict(sorted(unlisted.items())),
         )
-        self.waiting.refused(model_id, refused, LISTED)
+        self.waiting.refused(model_id, refused, most)
         return stated
 
     def freed(self) -> tuple[dict[ModelId, list[WorkerId] | None], frozenset[WorkerId]]:
@@ -314,6 +317,11 @@ class Placing:
             name = instance.name if instance is not None else claim.instance_id
             found.append(OpenClaimOf(claim.instance_id, name, worker_id, claim.accelerator, claim.claim))
         return found
+
+
+def _listed(refused: Refused) -> int:
+    asked = all(reason.code == "being_inspected" for worker in refused.workers[:LISTED] for reason in worker.reasons)
+    return LISTED_ASKED if asked else LISTED
 
 
 def _only_files_are_missing(blockers: tuple[Lifted, ...], *, together: bool) -> bool:
