@@ -76,7 +76,7 @@ def explain(model: Model, url: Url = None, key: Key = None, as_json: AsJson = Fa
 def plan(
     file: Annotated[
         str | None,
-        typer.Option("--file", help="The question as JSON, `-` for standard input; see docs/how-to/plan.md."),
+        typer.Option("--file", help="The question as JSON, `-` for standard input; see docs/guides/plan.md."),
     ] = None,
     url: Url = None,
     key: Key = None,

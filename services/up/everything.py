@@ -184,6 +184,7 @@ class Everything:
                     "nats_nkey_seed": seeds["scheduler"],
                     "lease_seconds": settings.lease_seconds,
                     "restart_base_seconds": settings.restart_base_seconds,
+                    "cordon_unhealthy": settings.cordon_unhealthy,
                     "claims_from_peak": settings.claims_from_peak,
                     "drain_seconds": settings.drain_seconds,
                 }

@@ -26,6 +26,8 @@ class UpSettings(Settings):
     """Whether `muster simulate` may add workers; its key is in `<data-dir>/keys/simulator.seed`."""
     lease_seconds: float = 10.0
     restart_base_seconds: float = 1.0
+    cordon_unhealthy: bool = False
+    """A worker with a GPU that its driver calls unhealthy takes no new instance, not even on its other GPUs."""
     claims_from_peak: bool = False
     """New instances claim what their model was measured to hold at most, in place of an estimate."""
     drain_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
