@@ -72,6 +72,8 @@ class Bus:
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
         self._last_error = ""
+        self._refusal = ""
+        """What a server said that does not take our key. It closes then, and of several tries some see only that."""
 
     @staticmethod
     async def connect(name: str, settings: BusSettings, *, timeout_seconds: float = 10.0) -> "Bus":
@@ -102,7 +104,7 @@ class Bus:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             bus._closing = True
             await bus.client.close()
-            why = str(error) or bus._last_error or "timed out"
+            why = bus._refusal or str(error) or bus._last_error or "timed out"
             raise Unavailable(f"no NATS server answers at {', '.join(settings.servers)}: {why}") from error
         return bus
 
@@ -184,6 +186,8 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         text = self._last_error = str(error)
+        if "authorization violation" in text.lower():
+            self._refusal = text
         if "permissions violation" in text.lower():
             self.permission_violations.append(text)
             log.error("NATS refused what this service asked for: %s", text)
