@@ -414,7 +414,8 @@ class Reign:
 
     def _must_look(self, worker_id: WorkerId, boot_id: str | None) -> bool:
         """It was started anew, or is heard again after it was given up: only its complete picture makes it ready."""
-        if self._core.boots.is_another(worker_id, "agent", boot_id):
+        boots = self._core.boots
+        if boots.is_another(worker_id, "agent", boot_id) or boots.is_spoken_for(worker_id, "agent", boot_id):
             return True
         worker = self._core.fleet.workers.get(worker_id)
         return worker is not None and worker.state == "unreachable" and worker_id not in self._core.liveness.left

@@ -20,6 +20,8 @@ from tests.simulation.lines import Entry
 from tests.simulation.worker import Engine, Machine
 
 LASTS_SECONDS: Final = (0.2, 1.0, 3.0, 8.0, 15.0, 70.0)
+AN_INSTANT: Final = 1e-6
+"""Sums of seconds are as exact as that."""
 CALM_SECONDS: Final = 1.0
 Tell = Callable[["Gateway", RequestsInFlight, bool], None]
 """Bring it to whoever listens; True: before anything else happens."""
@@ -150,7 +152,7 @@ class Gateways:
 
     def check_may_end(self, instance_id: InstanceId, what: str) -> None:
         life, now = self._ledger.lives.get(instance_id), self._clock.seconds
-        if life is None or now >= life.finishes_until or life.model_id not in self._ledger.specs:
+        if life is None or now >= life.finishes_until - AN_INSTANT or life.model_id not in self._ledger.specs:
             return
         if instance_id in self._ledger.fleet.deletion_requests:
             return

@@ -75,6 +75,8 @@ class World(Surroundings):
         self.elected: SimulatedReign | None = None
         self.decides_since = 0.0
         self.stand_by_at = 0.0
+        self._haste = random.Random(f"haste of {seed}")
+        """How soon the scheduler goes on with what it did not get to."""
         self.most_facts = random.Random(f"most facts of {seed}").choice((1, 12, 30, 1000, 1000))
         self.snapshot_every = self.dice.choice((15, 30, 60, 60, 100_000))
         self._wire: list[tuple[float, int, Callable[[], None]]] = []
@@ -200,7 +202,9 @@ class World(Surroundings):
 
     def stops(self, machine: Machine, engine: EngineId) -> None:
         self.ledger.check_stop(machine, engine)
-        if not machine.has_lied and machine.id not in self.ledger.removed:
+        life = self.ledger.lives.get(engine.instance_id)
+        is_former = life is not None and engine.attempt < life.attempt  # its requests went with it
+        if not (is_former or machine.has_lied or machine.id in self.ledger.removed):
             self.gateways.check_may_end(engine.instance_id, f"is stopped on {machine.id}")
 
     def temper(self) -> Temper:
@@ -304,7 +308,7 @@ class World(Surroundings):
                 if self.calm or self.dice.random() < 0.85:
                     reign.hear_api()
                 reign.decide()
-                while self.calm and reign.core.has_more:
+                while reign.has_inputs and (self.calm or self._haste.random() < 0.97):
                     reign.decide()
         except INTERRUPTED as error:
             self._ended(reign, str(error))

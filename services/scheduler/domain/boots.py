@@ -62,6 +62,11 @@ class Boots:
         sender = self._senders.get((worker_id, role))
         return sender is not None and boot_id is not None and sender.beating not in (None, boot_id)
 
+    def is_spoken_for(self, worker_id: WorkerId, role: str, boot_id: str | None) -> bool:
+        """Was another boot believed last? It may have been of the past, and late, however new it seemed."""
+        sender = self._senders.get((worker_id, role))
+        return sender is not None and boot_id is not None and next(reversed(sender.counters), boot_id) != boot_id
+
     def heard_of(self, report: Report, role: str) -> bool:
         """It, or a later one of its boot, was news before."""
         sender = self._senders.get((report.worker_id, role))

@@ -50,3 +50,18 @@ def test_what_is_deleted_before_its_worker_was_told_of_it_is_gone_at_once() -> N
 
     assert {InstanceAttemptEnded, InstanceDeleted} <= {type(each) for each in decision.facts}
     assert story.core.fleet.instances_of(M) == []
+
+
+def test_a_late_report_of_a_boot_of_the_past_is_noticed_at_the_next_beat_of_the_present_one() -> None:
+    story = Story(cordon_unhealthy=False)
+    story.sees(None)
+    boots = story.core.boots
+    boots.beat(W, "agent", "b")
+    assert not boots.is_spoken_for(W, "agent", "b")
+
+    late = story.picture(None).model_copy(update={"boot_id": "before", "observed_at": NOW.at + timedelta(hours=1)})
+    assert boots.is_news(late, "agent"), "its clock was ahead"
+
+    assert boots.is_spoken_for(W, "agent", "b"), "so the present one is asked to tell what is true"
+    story.sees(None)
+    assert not boots.is_spoken_for(W, "agent", "b")

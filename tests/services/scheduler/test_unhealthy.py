@@ -29,6 +29,11 @@ class Story:
 
     def sees(self, *unhealthy: str | None) -> None:
         """The agent tells what each GPU's driver says."""
+        self.core.heard(self.picture(*unhealthy), NOW)
+        self.core.beat(W, "downloader", NOW)
+        self.answers()
+
+    def picture(self, *unhealthy: str | None) -> WorkerObserved:
         self.reports += 1
         identity = {"worker_id": W, "boot_id": "b", "counter": self.reports, "observed_at": NOW.at}
         gpus = tuple(
@@ -39,9 +44,7 @@ class Story:
             os="linux", arch="amd64", cpu_count=4, memory_total=8 * GIB, gpus=gpus, backends={"llama.cpp": "1"}
         )
         picture = {"name": "gpu-1", "address": "127.0.0.1", "agent_version": "1", "inventory": inventory, "engines": ()}
-        self.core.heard(WorkerObserved.model_validate(identity | picture), NOW)
-        self.core.beat(W, "downloader", NOW)
-        self.answers()
+        return WorkerObserved.model_validate(identity | picture)
 
     def answers(self) -> None:
         for question in self.core.questions(NOW):
