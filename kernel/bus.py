@@ -170,6 +170,9 @@ class Bus:
         return await self.client.subscribe(subject, queue=queue, cb=callback, pending_bytes_limit=256 * 2**20)
 
     async def flush(self) -> None:
+        """What was published and subscribed to is known to the server."""
+        await self.client.flush(timeout=2)
+        # nats-py 2.x writes the PING past what waits to be written (`Client._send_ping`): only a second one comes after it
         await self.client.flush(timeout=2)
 
     async def close(self) -> None:

@@ -734,6 +734,16 @@ class WorkerShutDown(ReasonBase):
         return "Muster was stopped on this worker"
 
 
+class MachineRestarted(ReasonBase):
+    """The worker's machine was started anew, and the engine ended with it. The next attempt starts as soon as that is known."""
+
+    code: Literal["machine_restarted"] = "machine_restarted"
+    who: ClassVar[Who] = "wait"
+
+    def sentence(self) -> str:
+        return "the worker's machine was restarted, and the engine ended with it"
+
+
 class EngineExited(ReasonBase):
     """The engine's process ended by itself, and its log shows no known cause. Read `log_tail`."""
 
@@ -895,7 +905,7 @@ Reason = Annotated[
         WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, TooFewLayers, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
         TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendVersionUnknown,
         RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
-        WorkerShutDown, EngineExited,
+        WorkerShutDown, MachineRestarted, EngineExited,
         EngineKilled, EngineVanished, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
         UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, FinishingRequests,
         StopOverdue,

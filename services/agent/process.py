@@ -26,6 +26,7 @@ from schemas.asks import LogLines, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
+from schemas.reasons import MachineRestarted, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
@@ -166,7 +167,7 @@ class AgentProcess:
             for engine in todo.forget:
                 watched = self._engines.get(engine)
                 self._forget(engine)
-                await self._runtime.stop(engine, 0)
+                await self._runtime.forget(engine)
                 if watched is not None and watched.ended is None:  # it waited for its files: what it claims is free
                     watched.phase = "stopped"
                     self._report(watched)
@@ -215,6 +216,7 @@ class AgentProcess:
             watched.phase, watched.port = "stopped", None
             self._report(watched)
             self._forget(engine)
+            await self._runtime.forget(engine)
         finally:
             self._stopping.discard(engine)
 
@@ -241,10 +243,7 @@ class AgentProcess:
                 continue
             watched = self._engines.setdefault(ended.id, Watched(ended.id))
             if watched.ended is None:
-                reasons = diagnose(
-                    ended.exit_code, ended.signal, ended.log_tail, program=watched.program, port=watched.port or 0
-                )
-                self._ended(watched, ended, reasons)
+                self._ended(watched, ended, why_ended(watched, ended))
 
     def _ended(self, watched: Watched, exit_: EngineExit, reasons: tuple[object, ...]) -> None:
         if watched.probing is not None:
@@ -256,7 +255,7 @@ class AgentProcess:
                 "instance_id": watched.id.instance_id,
                 "attempt": watched.id.attempt,
                 "rank": watched.rank,
-                "phase": "exited",
+                "phase": "exited" if exit_.ended_by == "itself" else "stopped",
                 "exit_code": code,
                 "reasons": reasons,
                 "log_tail": evidence(exit_.log_tail),
@@ -391,6 +390,17 @@ class AgentProcess:
         if self._tasks is None:
             raise Unavailable("the agent is not running")
         return self._tasks.create_task(_as_coroutine(work))
+
+
+def why_ended(watched: Watched, ended: EngineExit) -> tuple[Reason, ...]:
+    match ended.ended_by:
+        case "itself":
+            port = watched.port or 0
+            return diagnose(ended.exit_code, ended.signal, ended.log_tail, program=watched.program, port=port)
+        case "a_stop":  # by an agent that took its engines with it
+            return (WorkerShutDown(),)
+        case "the_machine":
+            return (MachineRestarted(),)
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:

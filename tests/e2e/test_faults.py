@@ -95,3 +95,55 @@ async def test_an_instance_comes_back_when_its_agent_and_its_engine_were_killed_
     (failed,) = of_type(await facts_of(stack), "InstanceFailed")
     assert failed.envelope.data["reasons"][0]["code"] in ("engine_exited", "engine_vanished")
     assert list(stack.engines()) == [(instance["id"], 2)]
+
+
+async def test_a_machine_that_was_started_anew_runs_the_next_attempt_and_nobody_is_to_blame(stack: Stack) -> None:
+    await stack.start_scheduler()
+    await stack.start_downloader(0)
+    agent = await stack.spawn("agent")
+    await stack.start_api()
+    client = stack.client()
+    await client.deploy("tinychat")
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+
+    agent.kill()
+    await agent.wait()
+    stack.restart_machine()
+    await stack.spawn("agent")
+
+    await client.until(
+        f"/v2/model-instances/{instance['id']}", lambda i: i["state"] == "running" and i["attempt"] == 2, seconds=60
+    )
+    (failed,) = of_type(await facts_of(stack), "InstanceFailed")
+    assert [reason["code"] for reason in failed.envelope.data["reasons"]] == ["machine_restarted"]
+    assert failed.envelope.data["restarts"] == 0
+    assert list(stack.engines()) == [(instance["id"], 2)]
+
+
+async def test_an_agent_that_takes_its_engines_with_it_starts_none_of_them_again_as_the_same_attempt(
+    stack: Stack,
+) -> None:
+    """Its goodbye is read by the next scheduler, after it has come back."""
+    await stack.start_scheduler()
+    await stack.start_worker(stop_engines_on_exit=True)
+    await stack.start_api()
+    client = stack.client()
+    await client.deploy("tinychat")
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+
+    await stack.stop("scheduler")
+    await stack.stop("agent-0")
+    assert stack.engines() == {}
+    await stack.start_agent()
+    await stack.start_scheduler()
+
+    await client.until(
+        f"/v2/model-instances/{instance['id']}", lambda i: i["state"] == "running" and i["attempt"] == 2, seconds=60
+    )
+    assert (await client.ask("tinychat"))[0] == 200
+    starts = [entry.envelope.data["attempt"] for entry in of_type(await facts_of(stack), "InstanceStarting")]
+    assert starts == [1, 2]
+    (failed,) = of_type(await facts_of(stack), "InstanceFailed")
+    assert [reason["code"] for reason in failed.envelope.data["reasons"]] == ["worker_shut_down"]

@@ -181,7 +181,7 @@ async def test_a_worker_that_falls_silent_is_missed_and_is_back_without_its_engi
     await client.until("/v2/models/chat", lambda model: model["ready_replicas"] == 2)
     log = await facts_of(stack)
     (failed,) = [fact for fact in facts(log) if isinstance(fact, InstanceFailed)]
-    assert (failed.instance_id, [reason.code for reason in failed.reasons]) == (lost["id"], ["engine_vanished"])
+    assert (failed.instance_id, [reason.code for reason in failed.reasons]) == (lost["id"], ["machine_restarted"])
     assert attempts_of(log, lost["id"]) == [1, 2]
 
 
@@ -218,7 +218,7 @@ async def test_killed_and_started_again_it_is_the_same_fleet_whose_machines_have
 
     found = await until_facts(stack, lambda found: sum(isinstance(fact, InstanceFailed) for fact in found) == 3)
     failed = [fact for fact in found if isinstance(fact, InstanceFailed)]
-    assert {reason.code for fact in failed for reason in fact.reasons} == {"engine_vanished"}
+    assert {reason.code for fact in failed for reason in fact.reasons} == {"machine_restarted"}
     await client.until("/v2/models/chat", lambda model: model["ready_replicas"] == 3)
     after = await until_all(client, 3)
     assert [worker["id"] for worker in after] == [worker["id"] for worker in before]

@@ -168,7 +168,7 @@ def placement_forgets_claims_of_ram() -> Generator[None]:
         yield
 
 
-@planted(Invariant.MEMORY, Invariant.ENGINES)
+@planted(Invariant.MEMORY, Invariant.ENGINES, likely=77)
 def any_picture_counts() -> Generator[None]:
     """A picture that was made before the assignment was read says that the engine is gone."""
     with patch.object(Core, "_could_have_seen", _always):
@@ -234,7 +234,7 @@ def one_members_files_are_enough() -> Generator[None]:
         yield
 
 
-@planted(Invariant.GANGS)
+@planted(Invariant.GANGS, likely=16)
 def one_acceptance_is_enough() -> Generator[None]:
     """A gang is taken up when one of its members has done so."""
 
@@ -245,7 +245,7 @@ def one_acceptance_is_enough() -> Generator[None]:
         yield
 
 
-@planted(Invariant.GANGS, likely=40)
+@planted(Invariant.GANGS, likely=63)
 def members_of_what_failed_run_on() -> Generator[None]:
     """The others of a gang stay assigned when one has failed."""
     real = assignments.assigned_to
@@ -561,7 +561,7 @@ def nobody_waits_for_requests() -> Generator[None]:
         yield
 
 
-@planted(Invariant.STREAMS)
+@planted(Invariant.STREAMS, likely=79)
 def what_a_gateway_knows_is_not_asked() -> Generator[None]:
     """A gateway that counts nothing is believed, though it may send the next request there still."""
     real = traffic.Traffic.is_quiet
@@ -587,7 +587,7 @@ def what_drains_is_not_assigned() -> Generator[None]:
         yield
 
 
-@planted(Invariant.CONVERGES)
+@planted(Invariant.CONVERGES, likely=18)
 def a_drain_may_take_for_ever() -> Generator[None]:
     """No deadline is armed for what finishes its requests."""
     real = deadlines.seconds_in
@@ -627,14 +627,14 @@ def the_end_of_a_stop_is_not_heard() -> Generator[None]:
         yield
 
 
-@planted(Invariant.CONVERGES)
+@planted(Invariant.CONVERGES, Invariant.GANGS)
 def who_takes_over_completes_nothing() -> Generator[None]:
     """What the former scheduler left half done stays so."""
     with patch.object(Core, "_complete", _nothing):
         yield
 
 
-@planted(Invariant.CONVERGES, likely=59)
+@planted(Invariant.CONVERGES, likely=86)
 def one_instance_too_many() -> Generator[None]:
     """What is being stopped is replaced, also where it is not wanted any more."""
     real = Core._deletion_requested
@@ -663,7 +663,7 @@ def a_label_changes_nothing() -> Generator[None]:
         yield
 
 
-@planted(Invariant.CONVERGES, Invariant.REASONS)
+@planted(Invariant.CONVERGES, Invariant.REASONS, likely=16)
 def freed_memory_wakes_nobody() -> Generator[None]:
     """Pending instances are not looked at again when something ends."""
     real = Machines.lift
@@ -851,7 +851,7 @@ def every_inspection_is_news() -> Generator[None]:
 # -- alive ----------------------------------------------------------------------------------------------------------------
 
 
-@planted(Invariant.REPORTS)
+@planted(Invariant.REPORTS, likely=16)
 def any_worker_measures_an_engine() -> Generator[None]:
     """A peak is believed of a worker that does not run the attempt."""
     real = Core._measured

@@ -341,7 +341,9 @@ async def test_the_assignment_is_read_again_when_the_connection_is_back(tmp_path
 
 
 def test_an_agent_that_starts_does_not_say_that_engines_are_missing_which_it_is_about_to_start() -> None:
-    """The machine boots without its engine, makes its picture, and reads its assignment before the picture is sent."""
+    """The machine boots without its engine and any memory of it, makes its picture, and reads its assignment before the
+    picture is sent.
+    """
     world = World(1, machines=1)
     world.calm = True
     (machine,) = world.machines.values()
@@ -350,6 +352,7 @@ def test_an_agent_that_starts_does_not_say_that_engines_are_missing_which_it_is_
     world.advance(20.0)
     assert [engine.serves for engine in machine.engines.values()] == [True]
     machine.lose_power()
+    machine.ends.clear()
     machine.reach(up=False)
     machine.boot()
     world.advance(1.0)

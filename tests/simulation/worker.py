@@ -17,7 +17,7 @@ from schemas.asks import ModelInspection
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, WorkerId
 from schemas.models import Claim, Inventory, ModelWeights, Source
-from schemas.reasons import EngineExited, ModelNotFound
+from schemas.reasons import ModelNotFound
 from schemas.reports import (
     EngineReported,
     EngineSeen,
@@ -29,8 +29,8 @@ from schemas.reports import (
     WorkerObserved,
 )
 from services.agent.domain import plan as planning
-from services.agent.domain.runtime import EngineId
-from services.agent.process import LOADING_AGAIN_SECONDS, PROBES_UNTIL_UNHEALTHY, Watched
+from services.agent.domain.runtime import EngineExit, EngineId
+from services.agent.process import LOADING_AGAIN_SECONDS, PROBES_UNTIL_UNHEALTHY, Watched, why_ended
 from services.simulator.domain.dice import draw
 from tests.simulation.clock import VirtualClock, finish
 from tests.simulation.lines import Answer
@@ -219,8 +219,8 @@ class Agent(Role):
         for engine in machine.engines.values():
             self._engines[engine.id] = Watched(engine.id, engine.rank, phase="loading", port=engine.port)
             self._probe(engine.id)
-        for end in machine.ends:
-            machine.untold.append(end)
+        machine.untold = deque(machine.ends)
+        machine.stopped.clear()
 
     def assigned(self, document: Assigned) -> None:
         """`AgentProcess._assigned`."""
@@ -257,7 +257,7 @@ class Agent(Role):
         engine = EngineId(instance.instance_id, instance.attempt)
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
         if not files or not all(path in self.machine.paths for path in files):
-            self._ended(watched, 1)
+            self._ended(watched, EngineExit(engine, 1, None, ()))
             return
         watched.port = self.machine.start(engine, instance)
         watched.phase = "loading"
@@ -271,14 +271,15 @@ class Agent(Role):
         """`_watch_exits`, and the end of `_stop`."""
         machine = self.machine
         while machine.untold:
-            engine_id, code = machine.untold.popleft()
-            watched = self._engines.setdefault(engine_id, Watched(engine_id))
+            ended = machine.untold.popleft()
+            watched = self._engines.setdefault(ended.id, Watched(ended.id))
             if watched.ended is None:
-                self._ended(watched, code)
+                self._ended(watched, ended)
         for engine_id in machine.stopped:
             watched = self._engines.pop(engine_id, Watched(engine_id))
             watched.phase, watched.port = "stopped", None
             self._report(watched)
+            machine.forget_end(engine_id)
         machine.stopped.clear()
 
     def look(self, now: float) -> None:
@@ -321,21 +322,22 @@ class Agent(Role):
     def leave(self, *, stop: bool) -> None:
         """`_leave`."""
         if stop:
-            self.machine.engines.clear()
+            for engine in list(self.machine.engines):
+                self.machine.ends_by(engine, "a_stop")
         if self.link.up:
             finish(self.edge.send(WorkerLeaving(**self.edge.identity(), engines_stopped=stop)))
 
     def lie(self, engine: EngineSeen) -> None:
         self.edge.report(EngineReported(**self.edge.identity(), engine=engine))
 
-    def _ended(self, watched: Watched, code: int) -> None:
+    def _ended(self, watched: Watched, ended: EngineExit) -> None:
         watched.port = None
         watched.ended = EngineSeen(
             instance_id=watched.id.instance_id,
             attempt=watched.id.attempt,
-            phase="exited",
-            exit_code=code,
-            reasons=(EngineExited(exit_code=code),),
+            phase="exited" if ended.ended_by == "itself" else "stopped",
+            exit_code=ended.exit_code,
+            reasons=why_ended(watched, ended),
             peak_ram=watched.peak_ram,
         )
         self._report(watched)
@@ -453,9 +455,9 @@ class Machine:
         self.paths = dict(paths)
         self.disk: dict[str, tuple[int, int]] = {}
         self.engines: dict[EngineId, Engine] = {}
-        self.ends: deque[tuple[EngineId, int]] = deque()
-        """Ends that nobody has answered yet: told again to an agent that starts."""
-        self.untold: deque[tuple[EngineId, int]] = deque()
+        self.ends: deque[EngineExit] = deque()
+        """Ends that nobody has answered yet, on the disk: told again to an agent that starts."""
+        self.untold: deque[EngineExit] = deque()
         self.stopped: list[EngineId] = []
         self.verified: set[tuple[FileId, int]] = set()
         """Every wish for a file that its downloader has found fulfilled, over all time."""
@@ -481,10 +483,8 @@ class Machine:
     def lose_power(self) -> None:
         self.is_on = False
         self.agent = self.downloader = None
-        self.engines.clear()
-        self.ends.clear()
-        self.untold.clear()
-        self.stopped.clear()
+        for engine in list(self.engines):
+            self.ends_by(engine, "the_machine")
 
     def start(self, engine: EngineId, instance: AssignedInstance) -> int:
         self._port += 1
@@ -508,19 +508,25 @@ class Machine:
         return int(engine.claim.ram * engine.held) or None
 
     def crash(self, engine: EngineId, code: int) -> None:
+        self.untold.append(self.ends_by(engine, "itself", code))
+
+    def ends_by(
+        self, engine: EngineId, what: Literal["itself", "a_stop", "the_machine"], code: int | None = None
+    ) -> EngineExit:
         del self.engines[engine]
-        self.ends.append((engine, code))
-        self.untold.append((engine, code))
+        ended = EngineExit(engine, code, None, (), what)
+        self.ends.append(ended)
+        return ended
 
     def forget_end(self, engine: EngineId) -> None:
-        self.ends = deque(end for end in self.ends if end[0] != engine)
+        self.ends = deque(ended for ended in self.ends if ended.id != engine)
 
     def pump(self) -> None:
         now = self.world.clock.seconds
         for engine in list(self.engines.values()):
             if engine.ends_at is not None:
                 if now >= engine.ends_at:
-                    del self.engines[engine.id]
+                    self.ends_by(engine.id, "a_stop")
                     self.stopped.append(engine.id)
             elif not engine.serves and now >= engine.serves_at:
                 if engine.temper == "crashes":

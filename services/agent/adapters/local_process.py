@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -55,6 +55,7 @@ class _Record(Value):
     start_ticks: int | None = None
     """With pid and boot, this is the process and no later one with its number."""
     ended: bool = False
+    ended_by: Literal["itself", "a_stop", "the_machine"] = "itself"
     exit_code: int | None = None
     signal: int | None = None
 
@@ -99,16 +100,24 @@ class LocalProcessRuntime:
         return self._start(engine, command, details)  # nothing is awaited: a cancelled start has started nothing
 
     async def stop(self, engine: EngineId, grace_seconds: float) -> None:
-        if (known := self._known().get(engine)) is not None:
-            known.grace_ends = asyncio.get_running_loop().time() + grace_seconds
-            _signal_group(known, signal.SIGTERM)
-            try:
-                async with asyncio.timeout(grace_seconds):
-                    await known.gone.wait()
-            except TimeoutError:
-                _signal_group(known, signal.SIGKILL)
+        if (known := self._known().get(engine)) is None:
+            return
+        if known.record.ended_by != "a_stop":
+            known.record = known.record.model_copy(update={"ended_by": "a_stop"})
+            with contextlib.suppress(OSError):  # the disk is full: the next agent takes it for an end by itself
+                self._write(engine, known.record)
+        known.grace_ends = asyncio.get_running_loop().time() + grace_seconds
+        _signal_group(known, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds):
                 await known.gone.wait()
-        self._path(engine, "json").unlink(missing_ok=True)
+        except TimeoutError:
+            _signal_group(known, signal.SIGKILL)
+            await known.gone.wait()
+
+    async def forget(self, engine: EngineId) -> None:
+        if engine not in self._known():
+            self._path(engine, "json").unlink(missing_ok=True)
 
     async def list(self) -> tuple[RunningEngine, ...]:
         return tuple(engine.running for engine in self._known().values())
@@ -149,10 +158,13 @@ class LocalProcessRuntime:
             engine = EngineId(InstanceId(path.parent.name), int(path.stem))
             try:
                 record = _Record.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError):  # the power failed while it was written: with it went the engine
+            except (OSError, ValidationError):  # somebody wrote there: what it told of can't be known to run
                 self._exits.put_nowait(EngineExit(engine, None, None, _tail(self._path(engine, "log"), EXIT_LOG_LINES)))
                 continue
-            pid = None if record.ended or record.boot_id != _boot_id() else self._pid_of(engine, record)
+            if not record.ended and record.boot_id != _boot_id():  # it ended with the machine
+                self._ended(engine, record.model_copy(update={"ended_by": "the_machine"}))
+                continue
+            pid = None if record.ended else self._pid_of(engine, record)
             if pid is None or not self._watch(engine, record, pid):
                 self._ended(engine, record)
 
@@ -179,7 +191,9 @@ class LocalProcessRuntime:
         try:
             self._path(engine, "log").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._tidy(engine)
-            self._write(engine, record)
+            self._write(
+                engine, record, lasting=True
+            )  # what was started once is known to have been, whatever happens now
             pid = _spawn(program, command.argv, environment, self._path(engine, "log"))
         except OSError as error:
             self._path(engine, "json").unlink(missing_ok=True)
@@ -231,7 +245,7 @@ class LocalProcessRuntime:
         with contextlib.suppress(OSError):  # a full disk: the next agent finds out by itself, without the exit code
             self._write(engine, record.model_copy(update={"ended": True}))
         log = _tail(self._path(engine, "log"), EXIT_LOG_LINES)
-        self._exits.put_nowait(EngineExit(engine, record.exit_code, record.signal, log))
+        self._exits.put_nowait(EngineExit(engine, record.exit_code, record.signal, log, record.ended_by))
 
     def _tidy(self, engine: EngineId) -> None:
         """Makes room for an attempt: the ends of former ones are answered by it, and their logs shrink and go."""
@@ -252,11 +266,19 @@ class LocalProcessRuntime:
     def _mark(self, engine: EngineId) -> str:
         return str(self._path(engine, "log"))
 
-    def _write(self, engine: EngineId, record: _Record) -> None:
+    def _write(self, engine: EngineId, record: _Record, *, lasting: bool = False) -> None:
+        """`lasting`: returns when it would survive that the power fails."""
         path = self._path(engine, "json")
         part = path.with_suffix(".part")
-        part.write_text(record.model_dump_json(), encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(record.model_dump_json())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
+        if lasting:
+            _sync(path.parent)
+            _sync(self._directory)
 
 
 def engine_environment(wanted: Mapping[str, str], agents: Mapping[str, str]) -> dict[str, str]:
@@ -378,6 +400,15 @@ def _has(pid: int, mark: bytes) -> bool:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _sync(directory: Path) -> None:
+    """What was renamed into it, or made in it, stays (`man 2 fsync`)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _tail(log: Path, lines: int) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from schemas.ids import InstanceId
 from schemas.reasons import Reason
@@ -45,6 +45,8 @@ class EngineExit:
     exit_code: int | None
     signal: int | None
     log_tail: tuple[str, ...]
+    ended_by: Literal["itself", "a_stop", "the_machine"] = "itself"
+    """`the_machine`: it was running when that was started anew."""
 
 
 class EngineNotStarted(Exception):
@@ -56,17 +58,21 @@ class EngineNotStarted(Exception):
 
 
 class ContainerRuntime(Protocol):
-    """Engines outlive the agent; one that starts again on the same machine adopts what runs."""
+    """Engines outlive the agent; one that starts again on the same machine adopts what runs.
+
+    What was started once has run or runs, until it is forgotten: an end is remembered also when the power fails.
+    """
 
     async def start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
         """Starting what runs already changes nothing. `details` are kept as JSON. Raises EngineNotStarted."""
         ...
 
     async def stop(self, engine: EngineId, grace_seconds: float) -> None:
-        """Asks, waits that long, then kills; returns when nothing of the engine is left.
+        """Asks, waits that long, then kills; returns when nothing of the engine is left. Stopping what is not there is fine."""
+        ...
 
-        An engine that has ended is forgotten: its end is not told again. Stopping what is not there is fine.
-        """
+    async def forget(self, engine: EngineId) -> None:
+        """The end of this engine is answered: it is not told again. One that runs is left alone."""
         ...
 
     async def list(self) -> tuple[RunningEngine, ...]:
@@ -76,7 +82,7 @@ class ContainerRuntime(Protocol):
     def exits(self) -> AsyncIterator[EngineExit]:
         """Every end once, stops included, as it happens; for one reader.
 
-        An agent that starts again is told of the ends that nobody answered with `stop` or with a newer attempt.
+        An agent that starts again is told of the ends that nobody answered with `forget` or with a newer attempt.
         """
         ...
 

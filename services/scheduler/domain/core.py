@@ -784,7 +784,8 @@ class Core:
             case "exited":
                 self._fail(instance, worker_id, seen.reasons or (EngineVanished(worker_id=worker_id),), seen=seen)
             case "stopped":
-                self._fail(instance, worker_id, (WorkerShutDown(worker_id=worker_id),), seen=seen, to_blame=False)
+                reasons = seen.reasons or (WorkerShutDown(worker_id=worker_id),)
+                self._fail(instance, worker_id, reasons, seen=seen, to_blame=False)
 
     def _accepted(self, instance: Instance, placement: Placement, worker_id: WorkerId) -> None:
         if isinstance(instance.state, Scheduled) and self._taken_up.note(instance.id, placement, worker_id):

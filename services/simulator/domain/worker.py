@@ -10,15 +10,13 @@ from typing import Final
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, InstanceId
-from schemas.reasons import EngineExited, EngineVanished
+from schemas.reasons import EngineExited, MachineRestarted
 from schemas.reports import EnginePhase, EngineSeen, FileSeen
 from services.simulator.domain.files import inspect
 from services.simulator.domain.fleet import Crash, Described, Fleet
 
 PROGRESS_SECONDS: Final = 10.0
 """An engine that still starts says so this often."""
-LOST_SECONDS: Final = 2.0
-"""How long after a restart an engine that was lost in it is told of by itself: the picture without it says so before."""
 NO_PORT: Final = 9
 """Where an engine that does not serve says that it listens: discard (RFC 863)."""
 
@@ -81,8 +79,6 @@ class Engine:
     crash: Crash | None = None
     stopped_at: float | None = None
     progress_at: float | None = None
-    vanished_at: float | None = None
-    """Lost when the machine started again; until it is told, no picture knows of it."""
     first_token_seconds: float = 0.0
     token_seconds: float = 0.0
     stop_seconds: float = 0.0
@@ -97,7 +93,7 @@ class Engine:
 
     @property
     def next_at(self) -> float | None:
-        times = (self.healthy_at, self.crash_at, self.stopped_at, self.progress_at, self.vanished_at)
+        times = (self.healthy_at, self.crash_at, self.stopped_at, self.progress_at)
         return min((at for at in times if at is not None), default=None)
 
     def seen(self, progress: float | None = None) -> EngineSeen:
@@ -124,16 +120,18 @@ class Engine:
         vram = {} if self.peak_vram is None else dict.fromkeys(self.gpu_indexes, self.peak_vram)
         return {"peak_ram": self.peak_ram, "peak_vram": vram}
 
-    def ends(self, reason: object, exit_code: int | None, log: Iterable[str]) -> EngineSeen:
-        self.healthy_at = self.crash_at = self.progress_at = self.vanished_at = self.port = None
-        self.phase = "exited"
+    def ends(
+        self, reason: object, exit_code: int | None, log: Iterable[str], phase: EnginePhase = "exited"
+    ) -> EngineSeen:
+        self.healthy_at = self.crash_at = self.progress_at = self.port = None
+        self.phase = phase
         self.log.extend(log)
         self.end = EngineSeen.model_validate(
             {
                 "instance_id": self.key[0],
                 "attempt": self.key[1],
                 "rank": self.rank,
-                "phase": "exited",
+                "phase": phase,
                 "exit_code": exit_code,
                 "reasons": (reason,),
                 "log_tail": tuple(self.log[-50:]),
@@ -173,7 +171,7 @@ class Worker:
 
     def engines(self) -> tuple[EngineSeen, ...]:
         """Of the complete picture."""
-        return tuple(engine.seen() for engine in self._engines.values() if engine.vanished_at is None)
+        return tuple(engine.seen() for engine in self._engines.values())
 
     def files(self) -> tuple[FileSeen, ...]:
         return tuple(file.seen for file in self._files.values())
@@ -207,9 +205,8 @@ class Worker:
         is_first, is_elected = self.election == 0, document.election > self.election
         self.election, self.seq = document.election, document.seq
         wanted = {(instance.instance_id, instance.attempt): instance for instance in document.instances}
-        if is_first:
-            self._note_lost(wanted, now)
-        steps = [*self._assigned_files(document.files, now), *self._no_longer_wanted(wanted, now)]
+        steps = list(self._lost_engines(wanted)) if is_first else []
+        steps += [*self._assigned_files(document.files, now), *self._no_longer_wanted(wanted, now)]
         for key, instance in wanted.items():
             engine = self._engines.get(key)
             if engine is None:
@@ -281,9 +278,7 @@ class Worker:
         engine.log.append(f"simulated engine {number} of {engine.model} on {described.name}: ready in {seconds:.1f} s")
 
     def _engine_later(self, engine: Engine, now: float) -> Iterator[Step]:
-        if engine.vanished_at is not None and engine.vanished_at <= now:
-            yield Tell(engine.ends(EngineVanished(), None, ()))
-        elif engine.stopped_at is not None:
+        if engine.stopped_at is not None:
             if engine.stopped_at <= now:
                 yield self._stopped(engine)
         elif engine.crash is not None and engine.crash_at is not None and engine.crash_at <= now:
@@ -309,7 +304,7 @@ class Worker:
     def _no_longer_wanted(self, wanted: dict[Key, AssignedInstance], now: float) -> list[Step]:
         steps: list[Step] = []
         for engine in [engine for key, engine in self._engines.items() if key not in wanted]:
-            if engine.phase == "exited":
+            if engine.end is not None:
                 del self._engines[engine.key]
             elif engine.stopped_at is None:
                 steps.append(ServeNoMore(engine.key))
@@ -324,13 +319,12 @@ class Worker:
         engine.phase = "stopped"
         return Tell(engine.seen())
 
-    def _note_lost(self, wanted: dict[Key, AssignedInstance], now: float) -> None:
+    def _lost_engines(self, wanted: dict[Key, AssignedInstance]) -> Iterator[Step]:
         """Whatever ran before is gone with it, and does not start again as the same attempt."""
         for key, instance in wanted.items():
             if instance.want == "running" and (self._lost is None or key in self._lost):
-                engine = Engine(key, instance.rank, instance.launch.model_name, phase="exited")
-                engine.vanished_at = now + LOST_SECONDS
-                self._engines[key] = engine
+                engine = self._engines[key] = Engine(key, instance.rank, instance.launch.model_name)
+                yield Tell(engine.ends(MachineRestarted(), None, (), "stopped"))
 
     def _leaves(self) -> list[Step]:
         life = self.described.group.life

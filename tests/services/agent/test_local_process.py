@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from services.agent.adapters import local_process
 from services.agent.adapters.local_process import FORMER_LOG_BYTES, engine_environment
 from services.agent.domain.runtime import ContainerRuntime, EngineExit
 from tests.services.agent.engines import SLEEPER, Agents, a_script, alive, an_id, kill, log_of, next_exit
@@ -43,12 +45,15 @@ async def test_a_process_that_got_the_number_of_a_former_engine_is_not_adopted_a
     assert alive(stranger)
 
 
-async def test_no_process_is_adopted_by_a_record_of_another_boot(agents: Agents) -> None:
+async def test_an_engine_of_another_boot_has_ended_with_it_whatever_has_its_number(
+    agents: Agents,
+) -> None:
     handle = agents.start_and_be_killed(an_id(), a_script(SLEEPER), {})
     altered(agents.directory / "i-1" / "1.json", boot_id="another")
     runtime = agents.a_runtime()
     try:
-        assert (await next_exit(runtime)).id == an_id()
+        ended = await next_exit(runtime)
+        assert (ended.id, ended.ended_by) == (an_id(), "the_machine")
         assert await runtime.list() == ()
         assert alive(int(handle))
     finally:
@@ -70,6 +75,27 @@ async def test_an_agent_killed_before_it_started_anything_leaves_an_end(agents: 
     altered(agents.directory / "i-1" / "1.json", pid=None, start_ticks=None)
     kill(handle)
     assert (await next_exit(agents.a_runtime())).id == an_id()
+
+
+async def test_that_an_engine_was_started_is_on_the_disk_before_it_is(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses its power would start the same attempt again."""
+    record, synced = agents.directory / "i-1" / "1.json", list[str]()
+    sync, spawn = os.fsync, local_process._spawn  # pyright: ignore[reportPrivateUsage] - the moment when there is a process
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    def spawned(*arguments: Any) -> int:
+        assert synced == ["1.part", "i-1", agents.directory.name]
+        assert record.exists()
+        return spawn(*arguments)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(local_process, "_spawn", spawned)
+    await agents.a_runtime().start(an_id(), a_script(SLEEPER), {})
 
 
 async def test_a_damaged_record_is_told_as_an_end(agents: Agents) -> None:

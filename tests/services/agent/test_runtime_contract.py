@@ -229,11 +229,33 @@ async def test_an_end_is_told_to_the_next_agent_as_well(agents: Agents) -> None:
     assert await next_exit(agents.a_runtime()) == ended
 
 
-async def test_an_end_that_was_answered_with_stop_is_not_told_again(agents: Agents) -> None:
+async def test_an_end_that_was_asked_for_is_told_as_one_to_the_next_agent_too(agents: Agents) -> None:
+    first = agents.a_runtime()
+    await first.start(an_id(), a_script(SLEEPER), {})
+    await log_of(first, an_id(), lines=1)
+    await first.stop(an_id(), grace_seconds=GUARD_SECONDS)
+    ended = await next_exit(first)
+    await first.close()
+
+    assert ended == EngineExit(an_id(), None, signal.SIGTERM, ("ready",), ended_by="a_stop")
+    assert await next_exit(agents.a_runtime()) == ended
+
+
+async def test_forgetting_leaves_an_engine_that_runs_alone(agents: Agents) -> None:
+    first = agents.a_runtime()
+    engine = await first.start(an_id(), a_script(SLEEPER), {})
+    await first.forget(an_id())
+    await first.forget(an_id(instance="i-nobody"))
+    await first.close()
+
+    assert await agents.a_runtime().list() == (engine,)
+
+
+async def test_an_end_that_was_answered_is_not_told_again(agents: Agents) -> None:
     first = agents.a_runtime()
     await first.start(an_id(1, "i-answered"), a_script("raise SystemExit(3)"), {})
     await next_exit(first)
-    await first.stop(an_id(1, "i-answered"), 0)
+    await first.forget(an_id(1, "i-answered"))
     await first.start(an_id(1, "i-told"), a_script("raise SystemExit(4)"), {})
     await next_exit(first)
     await first.close()

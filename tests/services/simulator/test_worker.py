@@ -6,7 +6,7 @@ from typing import Any
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, InstanceId, ModelId
 from schemas.models import Launch, LocalPath
-from schemas.reasons import EngineExited, EngineVanished, ModelNotFound, OutOfMemory
+from schemas.reasons import EngineExited, MachineRestarted, ModelNotFound, OutOfMemory
 from schemas.reports import EngineSeen, FileSeen
 from services.simulator.domain.fleet import read_fleet
 from services.simulator.domain.worker import Join, Key, Leave, Look, Serve, ServeNoMore, Step, Tell, Worker
@@ -272,19 +272,18 @@ def test_a_simulator_that_starts_again_has_lost_its_engines_and_its_picture_says
 
     steps = worker.assigned(a_document(worker, 9, an_instance(), an_instance(prepared, want="prepared")), 0)
 
-    assert steps == [seen("accepted", prepared), Look()]
-    assert worker.engines() == (seen("accepted", prepared).seen,)
-    # The picture ends attempts that had begun; one that had not is told of.
-    assert worker.time_passed(2.0) == [seen("exited", reasons=(EngineVanished(),))]
+    lost = seen("stopped", reasons=(MachineRestarted(),))
+    assert steps == [lost, seen("accepted", prepared), Look()]
+    assert worker.engines() == (lost.seen, seen("accepted", prepared).seen)
     assert worker.assigned(a_document(worker, 10), 3.0) == [ServeNoMore(prepared), seen("stopped", prepared)]
 
 
-def test_a_lost_engine_that_is_no_longer_assigned_is_not_told_of() -> None:
+def test_a_lost_engine_that_is_no_longer_assigned_is_forgotten() -> None:
     worker = a_worker()
     worker.joins()
     worker.assigned(a_document(worker, 9, an_instance()), 0)
-    worker.assigned(a_document(worker, 10), 1.0)
-    assert worker.time_passed(1e9) == []
+    assert worker.assigned(a_document(worker, 10), 1.0) == []
+    assert worker.engines() == ()
 
 
 def test_it_leaves_and_returns_without_its_engines() -> None:
@@ -317,12 +316,14 @@ def test_when_it_was_silent_only_what_it_had_is_lost() -> None:
     worker.time_passed(200.0)
 
     new: Key = (InstanceId("i-new"), 1)
+    lost = seen("stopped", reasons=(MachineRestarted(),))
     assert worker.assigned(a_document(worker, 9, an_instance(), an_instance(new)), 201.0) == [
+        lost,
         seen("accepted", new),
         seen("loading", new),
         Look(),
     ]
-    assert worker.engines() == (seen("loading", new).seen,)
+    assert worker.engines() == (lost.seen, seen("loading", new).seen)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
