@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import orjson
@@ -367,11 +368,16 @@ class Reign:
     async def _follow_reports(self, after: int) -> None:
         async for events in JetStreamTail(self._bus, REPORTS, (ALL_REPORTS,), after=after):
             for event in events:
-                if (found := parse_report(event)) is not None:
-                    await self._put(self._heard(*found))
+                await self._put(partial(self._reported, event))
+
+    def _reported(self, event: Stored, now: Now) -> tuple[Decision, Cause]:
+        """Read when its turn comes: until then it takes a tenth of the room."""
+        found = parse_report(event)
+        return (Decision(), Cause()) if found is None else self._heard(*found)(now)
 
     def _heard(self, report: Report, envelope: Envelope) -> Input:
-        return lambda now: (self._core.heard(report, now), _follows(envelope))
+        cause = _follows(envelope)
+        return lambda now: (self._core.heard(report, now), cause)
 
     async def _listen_to_beats(self) -> None:
         async def heard(message: Msg) -> None:

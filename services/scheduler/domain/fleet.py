@@ -7,7 +7,7 @@ are appended, before it has read the api's that lie between (a property test say
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar, cast
 
 from pydantic import Field
 
@@ -202,6 +202,8 @@ class OpenClaim:
     """The kind of GPU that the claim's indexes are of."""
 
 
+K = TypeVar("K")
+V = TypeVar("V")
 Derived: Final = Field(exclude=True)
 """Not stored in a snapshot: made from what is."""
 
@@ -247,8 +249,21 @@ class Fleet:
         init=False, repr=False, compare=False, default_factory=dict[str, set[WorkerId]]
     )
 
+    _alike: Annotated[dict[str, dict[str, object]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[str, dict[str, object]]
+    )
+
     def __post_init__(self) -> None:
         """What is derived, from what is stored."""
+        for model_id, model in self.models.items():
+            for worker_id, inspection in model.inspections.items():
+                model.inspections[worker_id] = self.alike(model_id, "inspection", inspection)
+        for instance in list(self.instances.values()):
+            state = instance.state
+            if isinstance(state, Scheduled | Downloading | Starting | Running):
+                launch = self.alike(instance.model_id, "launch", state.placement.launch)
+                state = replace(state, placement=replace(state.placement, launch=launch))
+                self.instances[instance.id] = replace(instance, state=state)
         for instance in self.instances.values():
             self._of_model.setdefault(instance.model_id, {})[instance.id] = None
             self._count(instance, 1)
@@ -257,8 +272,16 @@ class Fleet:
             self._on_worker.setdefault(claim.worker_id, {})[key] = claim
         for worker in self.workers.values():
             self.see(worker.id)
-        for file in self.files.values():
+        for file in list(self.files.values()):
             self.put_file(file)
+
+    def alike(self, of: str, what: str, value: V) -> V:
+        """The value, or an equal one that is there already: thousands of instances and workers say the same of a model."""
+        known = self._alike.setdefault(of, {})
+        if known.get(what) == value:
+            return cast("V", known[what])
+        known[what] = value
+        return value
 
     def counts_of(self, model_id: ModelId) -> dict[str, int]:
         """Kind of state → how many instances of the model are in it."""
@@ -291,6 +314,9 @@ class Fleet:
         return frozenset(self._files.get(source.model_dump_json(), ()))
 
     # -- only `evolve` calls what follows
+
+    def forget_alike(self, of: str) -> None:
+        self._alike.pop(of, None)
 
     def put_instance(self, instance: Instance) -> None:
         before = self.instances.get(instance.id)
@@ -325,8 +351,10 @@ class Fleet:
             self.machines.release(claim.worker_id, claim.model_id, claim.accelerator, claim.claim)
 
     def put_file(self, file: "File") -> None:
-        self.files[file.id] = file
-        there = self._files.setdefault(file.source.model_dump_json(), set())
+        name = file.source.model_dump_json()
+        source, paths = self.alike(name, "source", file.source), self.alike(name, "paths", file.paths)
+        self.files[file.id] = replace(file, source=source, paths=paths)
+        there = self._files.setdefault(name, set())
         if file.state == "ready":
             there.add(file.worker_id)
         else:
@@ -384,8 +412,6 @@ def question_about(spec: ModelSpec) -> InspectModel:
 
 
 NO_WISH = Operator()
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Contradiction(Exception):
@@ -441,6 +467,7 @@ def evolve(
             model = fleet.models.get(model_id, Model())
             question = fact.question or question_about(wish.spec)
             inspection = Inspection(question, fact.generation, fact.weights, fact.reasons)
+            inspection = fleet.alike(model_id, "inspection", inspection)
             fleet.models[model_id] = replace(model, inspections=model.inspections | {worker_id: inspection})
         case ModelRolledBack(model_id=model_id, revision=revision, reasons=reasons):
             model = fleet.models.get(model_id, Model())
@@ -468,6 +495,7 @@ def evolve(
             _state(fleet, model_id, Status("ready", fact.generation, fact.running, fact.running, ()))
         case ModelEnded(model_id=model_id):
             fleet.models.pop(model_id, None)
+            fleet.forget_alike(model_id)
         case ModelFileWanted(file_id=file_id):
             before = fleet.files.get(file_id)
             wanted = (before.wanted if before else fleet.forgotten.pop(file_id, 0)) + 1
@@ -574,6 +602,7 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
                     )
                 )
             instance = replace(instance, attempt=attempt)
+            launch = fleet.alike(instance.model_id, "launch", launch)
             after = Scheduled(Placement(attempt, launch, members))
         case InstanceDownloading():
             after = Downloading(_placed(instance))
