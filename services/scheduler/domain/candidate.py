@@ -51,6 +51,8 @@ class Request:
     tight: bool = field(init=False)
     fine: set[object] = field(init=False, default_factory=set[object])
     """Likenesses of workers to which no rule objects that asks for their likeness alone."""
+    all_good: set[int] = field(init=False, default_factory=set[int])
+    """Makes (`Machine.make`) of workers of which every GPU may be used."""
     _estimates: dict[int, tuple[ModelWeights, Estimate, dict[tuple[Profile, int], Takes]]] = field(init=False)
     _kinds: list[ModelWeights] = field(init=False)
     """One of each that weigh the same, so that equal ones are the same object."""
@@ -107,6 +109,12 @@ class Request:
                 return Looked(kind, looked.reasons)
         self._kinds.append(weights)
         return looked
+
+    def knows_good(self, make: int) -> None:
+        """Every GPU of workers of this make may be used, as long as none is selected."""
+        if len(self.all_good) >= MOST_LIKENESSES:
+            self.all_good.clear()
+        self.all_good.add(make)
 
     def forget(self, worker_id: WorkerId) -> None:
         self.looked.pop(worker_id, None)
@@ -200,8 +208,10 @@ class Candidate:
     @property
     def estimate(self) -> Estimate | None:
         """What it takes with the files as they are here; None: nobody knows what it weighs."""
-        found = self._estimated()
-        return None if found is None else found[0]
+        found = self._estimate
+        if found is UNKNOWN:
+            found = self._estimated()
+        return None if found is None else found[0]  # pyright: ignore[reportIndexIssue, reportUnknownVariableType] - it is known now
 
     def _estimated(self) -> tuple[Estimate, dict[tuple[Profile, int], Takes]] | None:
         if self._estimate is UNKNOWN:
@@ -213,11 +223,18 @@ class Candidate:
     @property
     def gpus(self) -> Gpus:
         if self._gpus is None:
-            ours = self._selected(self.machine)
+            machine, request = self.machine, self.request
+            if request.selected is None and machine.make in request.all_good:
+                pools = machine.pools
+                self._gpus = Gpus(pools, pools, pools, pools)
+                return self._gpus
+            ours = self._selected(machine)
             supported = tuple([pool for pool in ours if self._supports(pool.type)])
             young = tuple([self._young(pool) for pool in supported])
             usable = tuple([pool if pool.all_usable else _usable(pool) for pool in young])
             self._gpus = Gpus(ours, supported, young, usable)
+            if request.selected is None and ours == supported == young == usable:
+                request.knows_good(machine.make)
         return self._gpus
 
     @property
@@ -259,7 +276,7 @@ class Candidate:
         for pool, of in zip(self.pools, self.takes, strict=True):
             if not pool.gpus or (wanted is not None and wanted > len(pool.gpus)):
                 continue
-            in_order = sorted(pool.gpus, key=lambda gpu: (-gpu.free, gpu.index))
+            in_order = sorted(pool.gpus, key=free_of, reverse=True)  # of as many the one with the lower index
             takes = of[in_order[0].profile]
             take = takes.ways[0] if takes.ways else _beyond_reserve(estimate, in_order[0].profile, len(pool.gpus))
             if take is None and takes.context_short is not None:
@@ -272,8 +289,8 @@ class Candidate:
             needed = estimate.needed_on(in_order[0].profile, gpus, parallelism)
             enough = max(take.vram_bytes, needed) if take is not None else needed
             short_of = in_order[min(gpus, len(in_order)) - 1]
-            qualifying = sum(1 for gpu in pool.gpus if gpu.free >= enough)
-            missing = sum(max(enough - gpu.free, 0) for gpu in in_order[:gpus])
+            qualifying = len([gpu for gpu in pool.gpus if gpu.free >= enough])
+            missing = sum([max(enough - gpu.free, 0) for gpu in in_order[:gpus]])
             shortage = Shortage(gpus, needed, take, qualifying, in_order[0], short_of, missing)
             found.append((0 if take is not None else 1, enough - short_of.free, shortage))
         return min(found, key=lambda each: each[:2])[2] if found else None

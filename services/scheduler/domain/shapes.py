@@ -6,6 +6,7 @@ tightest (`binpack`) or the freest (`spread`). Several workers: one kind of GPU,
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from schemas.models import Claim, Parallelism
@@ -17,8 +18,7 @@ MOST_PROFILES: Final = 1024
 """For which it is remembered what an instance takes."""
 
 
-def free_of(gpu: GpuSlot) -> int:
-    return gpu.free
+free_of: Final[Free] = attrgetter("free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _whole(
         (takes,) = of.values()
         if not takes.ways:
             return None
-        frees = sorted([free(gpu) for gpu in pool.gpus], reverse=True)
+        frees = sorted(map(free, pool.gpus), reverse=True)
         for take in takes.ways:
             if below is not None and take.gpus > below:
                 return None

@@ -5,10 +5,10 @@ from services.scheduler.domain.candidate import Candidate
 
 
 def gpu_memory_in_use_by_others(candidate: Candidate) -> GpuMemoryInUseByOthers | None:
-    held = [gpu for pool in candidate.pools for gpu in pool.gpus if gpu.used_by_others]
-    if not held or candidate.estimate is None or candidate.layout is not None:
+    if candidate.estimate is None or candidate.layout is not None:
         return None
-    if not candidate.fits_if_others_were_gone():
+    held = [gpu for pool in candidate.pools for gpu in pool.gpus if gpu.used_by_others]
+    if not held or not candidate.fits_if_others_were_gone():
         return None
     most = max(held, key=lambda gpu: (gpu.used_by_others, -gpu.index))
     return GpuMemoryInUseByOthers(

@@ -5,6 +5,8 @@ from services.scheduler.domain.candidate import Candidate
 
 
 def gpu_unhealthy(candidate: Candidate) -> GpuUnhealthy | None:
+    if candidate.gpus.usable is candidate.gpus.young:
+        return None
     broken = [gpu for pool in candidate.gpus.young for gpu in pool.gpus if gpu.unhealthy is not None]
     if not broken or candidate.layout is not None:
         return None
