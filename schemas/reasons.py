@@ -696,7 +696,7 @@ class GpuNotSelected(ReasonBase):
     """The model's `gpu_selector` names GPUs, and none of them is on this worker."""
 
     code: Literal["gpu_not_selected"] = "gpu_not_selected"
-    who: ClassVar[Who] = "operator"
+    who: ClassVar[Who] = "author"
     wanted: tuple[str, ...]
 
     def sentence(self) -> str:

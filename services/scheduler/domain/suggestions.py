@@ -8,9 +8,11 @@ Where no change helps alone, a few pairs are tried: `{"action": "together", "cha
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, Final
 
+from schemas.backends import BACKENDS
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Claim, ModelSpec
 from schemas.parameters import without
@@ -162,6 +164,7 @@ def _kinds(
         yield 2, _sizes(request, nearest, wrong)
         yield 2, _without_what_is_wrong(request, nearest, refused)
         yield 1, _versions(request, nearest, wrong)
+        yield 1, _backends(request, nearest, wrong)
         if wrong & {"gpu_unknown", "gpu_types_mixed", "too_few_gpus_selected", "world_size_does_not_match"}:
             yield 1, iter([_patched(request, nearest, {"gpu_selector": None}, "without a GPU selector it fits")])
 
@@ -379,6 +382,14 @@ def _versions(request: Request, nearest: Sequence[Machine], codes: set[str]) -> 
         yield _patched(
             request, nearest, {"backend_version": None}, f"with the usual version of {request.spec.backend} it fits"
         )
+
+
+def _backends(request: Request, nearest: Sequence[Machine], wrong: set[str]) -> Iterator[_Try]:
+    """A known one that was meant: `vllm`, `llamacpp`."""
+    if "backend_unknown" in wrong:
+        names = {name.casefold(): name for name in BACKENDS}
+        for name in get_close_matches(request.spec.backend.casefold(), names, n=2):
+            yield _patched(request, nearest, {"backend": names[name]}, f"with the backend {names[name]} it fits")
 
 
 def _sizes(request: Request, nearest: Sequence[Machine], wrong: set[str]) -> Iterator[_Try]:

@@ -382,3 +382,19 @@ def test_a_change_is_a_merge_patch(document: dict[str, Any], patch: dict[str, An
 def test_a_broken_gpu_helps_nobody() -> None:
     machine = a_machine("w1", (a_gpu(0, unhealthy="ECC"),))
     assert suggested(a_request(), machine) == ()
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", ["vllm", "VLLM", "vLM"])
+def test_the_backend_that_was_meant_is_suggested_where_the_name_is_wrong(typed: str) -> None:
+    request = a_request(a_spec(backend=typed))
+    assert suggested(request, a_machine("w1", gpus(2))) == (
+        Suggestion(change={"backend": "vLLM"}, text="with the backend vLLM it fits"),
+    )
+
+
+def test_no_backend_is_suggested_that_does_not_run_there_either() -> None:
+    assert suggested(a_request(a_spec(backend="vllm")), a_machine("w1", ())) == ()
+    assert suggested(a_request(a_spec(backend="TGI")), a_machine("w1", gpus(2))) == ()
