@@ -1,12 +1,78 @@
 """The port through which the agent runs engines: as local processes, or in containers."""
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
 from schemas.ids import InstanceId
 from schemas.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    path: str
+    """On the host."""
+    target: str | None = None
+    """In the container; None: the same path."""
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """Devices that a driver of the container engine hands in (Docker Engine API, `HostConfig.DeviceRequests`)."""
+
+    driver: str
+    """`nvidia`, `cdi`."""
+    ids: tuple[str, ...]
+    """UUIDs, or qualified CDI names."""
+    capabilities: tuple[str, ...] = ("gpu",)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuAccess:
+    """How an engine gets at the GPUs that are assigned to it, and at no other."""
+
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    requests: tuple[DeviceRequest, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Nodes under /dev."""
+    mounts: tuple[Mount, ...] = ()
+    runtime: str | None = None
+    """A container runtime that the vendor installs; None: the usual one."""
+    groups: tuple[str, ...] = ()
+    """Of the host, that the nodes belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an engine needs beyond a locked-down container; its backend declares it."""
+
+    capabilities: tuple[str, ...] = ()
+    writable_root: bool = False
+    host_network: bool = False
+    host_ipc: bool = False
+    user: str | None = None
+    """`uid:gid`; None: the image's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Where an engine runs when it is no plain process."""
+
+    image: str
+    entrypoint: tuple[str, ...] | None = None
+    """None: the image's own, with `argv` as its arguments; else it takes the place of that."""
+    mounts: tuple[Mount, ...] = ()
+    """Model files, at the same path as on the host."""
+    access: GpuAccess = GpuAccess()
+    needs: Needs = Needs()
+    shm_bytes: int = 10 * 2**30
+    """Of /dev/shm, through which the workers of an engine talk: the 64 MiB of a container are too few for them."""
+    memory_bytes: int | None = None
+    pids: int = 4096
+    platform: str | None = None
+    """`linux/arm64`: which of an image's variants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +84,10 @@ class EngineCommand:
     """What the operator would have to install, in words for a reason."""
     health_path: str
     port: int
+    sidecars: tuple[tuple[str, ...], ...] = ()
+    """Programs that run beside it as long as it does (Ray of a vLLM over several machines)."""
+    container: Container | None = None
+    """None: a process of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
