@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: up demo test check test-slow test-postgres chaos sim bench docs lock clean-venv
+.PHONY: up demo test check test-docker test-slow test-postgres chaos sim bench docs lock clean-venv
 
 up: $(VENV)/.installed
 	@$(BIN)/muster up --demo $(ARGS)
@@ -13,7 +13,11 @@ demo: $(VENV)/.installed
 	@$(BIN)/muster demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/pytest tests $(ARGS)
+	@$(BIN)/pytest tests -m "not docker" $(ARGS)
+
+# Starts a Docker Engine of its own (root, dockerd, unshare): private socket, data and network, removed at the end.
+test-docker: $(VENV)/.installed-dev
+	@$(BIN)/pytest tests -m docker $(ARGS)
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports && $(BIN)/python docs/generate.py --check

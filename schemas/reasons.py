@@ -797,6 +797,64 @@ class EngineNotInstalled(ReasonBase):
         return f"the engine's program {self.program} is not installed on this worker"
 
 
+class ImageNotFound(ReasonBase):
+    """There is no such image, neither on the worker nor in its registry. Correct the name, or give the worker access to it."""
+
+    code: Literal["image_not_found"] = "image_not_found"
+    who: ClassVar[Who] = "author"
+    image: str
+
+    def sentence(self) -> str:
+        return f"there is no image {self.image}, neither on this worker nor in its registry"
+
+
+class ImageNotPulled(ReasonBase):
+    """The registry could not be reached, or did not hand the image out."""
+
+    code: Literal["image_not_pulled"] = "image_not_pulled"
+    who: ClassVar[Who] = "operator"
+    image: str
+    problem: str
+
+    def sentence(self) -> str:
+        return f"the image {self.image} could not be pulled: {self.problem}"
+
+
+class ImageForAnotherPlatform(ReasonBase):
+    """The image has no variant for the worker's operating system and processor."""
+
+    code: Literal["image_for_another_platform"] = "image_for_another_platform"
+    who: ClassVar[Who] = "author"
+    image: str
+    platform: str
+    """The worker's."""
+
+    def sentence(self) -> str:
+        return f"the image {self.image} has no variant for {self.platform}"
+
+
+class DevicesNotAvailable(ReasonBase):
+    """The container engine can't hand the GPUs to a container: the vendor's container toolkit is missing, or a node under /dev."""
+
+    code: Literal["devices_not_available"] = "devices_not_available"
+    who: ClassVar[Who] = "operator"
+    problem: str
+
+    def sentence(self) -> str:
+        return f"the container engine can't hand out the GPUs: {self.problem}"
+
+
+class ContainerNotStarted(ReasonBase):
+    """The container engine refused to start the engine's container, for a reason of its own."""
+
+    code: Literal["container_not_started"] = "container_not_started"
+    who: ClassVar[Who] = "operator"
+    problem: str
+
+    def sentence(self) -> str:
+        return f"the container was not started: {self.problem}"
+
+
 class PortInUse(ReasonBase):
     """The port that the engine was to listen on is taken by another process."""
 
@@ -905,7 +963,8 @@ Reason = Annotated[
         WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, TooFewLayers, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
         TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendVersionUnknown,
         RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
-        WorkerShutDown, MachineRestarted, EngineExited,
+        WorkerShutDown, MachineRestarted, ImageNotFound, ImageNotPulled, ImageForAnotherPlatform, DevicesNotAvailable,
+        ContainerNotStarted, EngineExited,
         EngineKilled, EngineVanished, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
         UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, FinishingRequests,
         StopOverdue,

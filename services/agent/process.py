@@ -26,7 +26,7 @@ from schemas.asks import LogLines, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
-from schemas.reasons import MachineRestarted, Reason, WorkerShutDown
+from schemas.reasons import MachineRestarted, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
@@ -397,6 +397,8 @@ def why_ended(watched: Watched, ended: EngineExit) -> tuple[Reason, ...]:
         case "itself":
             port = watched.port or 0
             return diagnose(ended.exit_code, ended.signal, ended.log_tail, program=watched.program, port=port)
+        case "memory":
+            return (OutOfMemory(),)
         case "a_stop":  # by an agent that took its engines with it
             return (WorkerShutDown(),)
         case "the_machine":

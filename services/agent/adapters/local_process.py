@@ -16,14 +16,24 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
 from schemas.ids import InstanceId
 from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
 from schemas.value import Instant, Value
-from services.agent.domain.runtime import EngineCommand, EngineExit, EngineId, EngineNotStarted, RunningEngine
+from services.agent.domain.log_lines import last_lines
+from services.agent.domain.runtime import (
+    Container,
+    EndedBy,
+    EngineCommand,
+    EngineExit,
+    EngineId,
+    EngineNotStarted,
+    PullProgress,
+    RunningEngine,
+)
 
 LOGS_KEPT: Final = 5
 """Attempts of one instance whose logs are kept, the current one included."""
@@ -34,9 +44,6 @@ REST_SECONDS: Final = 5.0
 """How long the end of an engine waits for killed children that the kernel can't let go (of a GPU, say) before it is told."""
 
 _TAIL_BYTES: Final = 256 * 1024
-_LINE_CHARACTERS: Final = 2_000
-_NOT_TEXT: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
-"""Colours and control characters: a database can't store all of them."""
 
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS")
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -55,7 +62,7 @@ class _Record(Value):
     start_ticks: int | None = None
     """With pid and boot, this is the process and no later one with its number."""
     ended: bool = False
-    ended_by: Literal["itself", "a_stop", "the_machine"] = "itself"
+    ended_by: EndedBy = "itself"
     exit_code: int | None = None
     signal: int | None = None
 
@@ -93,6 +100,12 @@ class LocalProcessRuntime:
         self._engines: dict[EngineId, _Engine] | None = None
         self._exits: asyncio.Queue[EngineExit] = asyncio.Queue()
         self._endings: set[asyncio.Task[None]] = set()
+
+    async def pull(self, container: Container) -> AsyncIterator[PullProgress]:
+        """A process has no image."""
+        del container
+        return
+        yield  # pragma: no cover - makes this a generator
 
     async def start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
         if (known := self._known().get(engine)) is not None:
@@ -412,7 +425,6 @@ def _sync(directory: Path) -> None:
 
 
 def _tail(log: Path, lines: int) -> tuple[str, ...]:
-    """A line is what a terminal would show of it at last: progress bars write it over and over."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -420,8 +432,7 @@ def _tail(log: Path, lines: int) -> tuple[str, ...]:
             text = file.read().decode(errors="replace")
     except OSError:
         return ()
-    shown = (line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")[-lines:])
-    return tuple(_NOT_TEXT.sub("", line)[:_LINE_CHARACTERS] for line in shown) if text and lines > 0 else ()
+    return last_lines(text, lines)
 
 
 def _shorten(log: Path) -> None:

@@ -91,6 +91,10 @@ _MEMORY: Final = tuple(
 )
 
 _START: Final = (
+    Symptom(  # tini, the first process of a container
+        re.compile(r"\[FATAL tini \(\d+\)\] exec \S+ failed: (?:No such file|Permission denied|Not a directory)"),
+        lambda _, context: EngineNotInstalled(program=context.program),
+    ),
     Symptom(
         re.compile(r"No module named '([^']+)'"),
         lambda match, _: EngineNotInstalled(program=match[1]),

@@ -73,6 +73,8 @@ class Container:
     pids: int = 4096
     platform: str | None = None
     """`linux/arm64`: which of an image's variants."""
+    publish_on: str = "127.0.0.1"
+    """The worker's address on which the engine's port is published, where it has a network of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,10 @@ class RunningEngine:
     """What the caller gave to `start`, also when another agent started it."""
 
 
+EndedBy = Literal["itself", "a_stop", "memory", "the_machine"]
+"""`memory`: killed since its container held more than it may. `the_machine`: it was running when that was started anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineExit:
     """An engine is gone with everything it started. Both numbers are None where nobody could see how it ended."""
@@ -115,12 +121,28 @@ class EngineExit:
     exit_code: int | None
     signal: int | None
     log_tail: tuple[str, ...]
-    ended_by: Literal["itself", "a_stop", "the_machine"] = "itself"
-    """`the_machine`: it was running when that was started anew."""
+    ended_by: EndedBy = "itself"
 
 
 class EngineNotStarted(Exception):
     """There is no process and will be none: `reasons` say why, the message is the system's own."""
+
+    def __init__(self, reasons: tuple[Reason, ...], message: str) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """Of an image; bytes as they go over the network."""
+
+    done_bytes: int
+    total_bytes: int
+    """Of the layers that are known by now: it grows at the beginning."""
+
+
+class ImageNotPulled(Exception):
+    """The image is not here and can't be had: `reasons` say why, the message is the container engine's own."""
 
     def __init__(self, reasons: tuple[Reason, ...], message: str) -> None:
         super().__init__(message)
@@ -132,6 +154,13 @@ class ContainerRuntime(Protocol):
 
     What was started once has run or runs, until it is forgotten: an end is remembered also when the power fails.
     """
+
+    def pull(self, container: Container) -> AsyncIterator[PullProgress]:
+        """Has the image here when it ends; of one that is here already there is no progress. Raises ImageNotPulled.
+
+        What was pulled before it was broken off is kept: the next one goes on from there.
+        """
+        ...
 
     async def start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
         """Starting what runs already changes nothing. `details` are kept as JSON. Raises EngineNotStarted."""

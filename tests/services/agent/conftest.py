@@ -1,16 +1,35 @@
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from services.agent.domain.runtime import ContainerRuntime
+from tests.services.agent.containers import Containers
 from tests.services.agent.engines import REPOSITORY, Agents
+from tests.support.docker_engine import DockerEngine, why_not
 
 
-@pytest.fixture(params=["local_process"])
-async def agents(tmp_path: Path) -> AsyncIterator[Agents]:
-    agents = Agents(tmp_path / "engines")
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[DockerEngine]:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="m") as directory:  # sockets have short names
+        engine = DockerEngine(Path(directory))
+        engine.start()
+        engine.make_image()
+        yield engine
+        engine.remove()
+
+
+@pytest.fixture(params=["local_process", pytest.param("docker", marks=pytest.mark.docker)])
+async def agents(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Agents]:
+    directory = tmp_path / "engines"
+    if request.param == "docker":
+        agents: Agents = Containers(directory, engine=request.getfixturevalue("docker_engine"))
+    else:
+        agents = Agents(directory)
     yield agents
     await agents.end()
 

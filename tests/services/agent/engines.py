@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
+
 from schemas.ids import InstanceId
 from services.agent.adapters.local_process import LocalProcessRuntime
-from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineId
+from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineId, RunningEngine
 
 REPOSITORY = Path(__file__).parents[3]
 GUARD_SECONDS = 30.0
@@ -21,12 +23,12 @@ GUARD_SECONDS = 30.0
 AGENT = """
 import asyncio, json, sys
 from pathlib import Path
-from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.domain.runtime import EngineCommand, EngineId
+{how}
 
 async def main():
     directory, instance_id, attempt, command, details = json.loads(sys.argv[1])
-    runtime = LocalProcessRuntime(Path(directory))
+    runtime = a_runtime(Path(directory))
     command["argv"] = tuple(command["argv"])
     engine = await runtime.start(EngineId(instance_id, attempt), EngineCommand(**command), details)
     print(engine.handle, flush=True)
@@ -36,17 +38,27 @@ asyncio.run(main())
 """
 
 
+PROCESSES = "from services.agent.adapters.local_process import LocalProcessRuntime as a_runtime"
+
+
 @dataclass
 class Agents:
     """Runtimes on one machine: agents that come and go, and one directory in which they find each other's engines."""
 
     directory: Path
+    binds_to: str = "127.0.0.1"
+    """Where engines listen to be reached."""
+    how: str = PROCESSES
+    """Lines of Python that give another process its `a_runtime(directory)`."""
     _open: list[ContainerRuntime] = field(default_factory=list[ContainerRuntime])
 
     def a_runtime(self) -> ContainerRuntime:
-        runtime = LocalProcessRuntime(self.directory)
+        runtime = self._make()
         self._open.append(runtime)
         return runtime
+
+    def _make(self) -> ContainerRuntime:
+        return LocalProcessRuntime(self.directory)
 
     def start_and_be_killed(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> int | str:
         """Another agent process starts the engine and is killed with SIGKILL; the engine's handle."""
@@ -63,14 +75,33 @@ class Agents:
             },
             dict(details),
         ]
+        script = AGENT.replace("{how}", self.how)
         agent = subprocess.Popen(
-            [sys.executable, "-c", AGENT, json.dumps(parts)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+            [sys.executable, "-c", script, json.dumps(parts)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
         )
         with agent:
             assert agent.stdout is not None
-            handle = int(agent.stdout.readline())
+            handle = agent.stdout.readline().strip()
             agent.kill()
-        return handle
+        return int(handle) if handle.isdecimal() else handle
+
+    def lives(self, handle: int | str) -> bool:
+        return alive(int(handle))
+
+    def lives_in(self, engine: RunningEngine, pid: int) -> bool:
+        """A process of the engine, with the number that it knows itself by."""
+        del engine
+        return alive(pid)
+
+    def kill(self, handle: int | str) -> None:
+        kill(handle)
+
+    def http(self) -> aiohttp.ClientSession:
+        """To talk to its engines."""
+        return aiohttp.ClientSession()
 
     async def end(self) -> None:
         last = self.a_runtime()

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ import pytest
 from services.agent.adapters import local_process
 from services.agent.adapters.local_process import FORMER_LOG_BYTES, engine_environment
 from services.agent.domain.runtime import ContainerRuntime, EngineExit
-from tests.services.agent.engines import SLEEPER, Agents, a_script, alive, an_id, kill, log_of, next_exit
+from tests.services.agent.engines import GUARD_SECONDS, SLEEPER, Agents, a_script, alive, an_id, kill, log_of, next_exit
+
+
+@pytest.fixture
+async def agents(tmp_path: Path) -> AsyncIterator[Agents]:
+    agents = Agents(tmp_path / "engines")
+    yield agents
+    await agents.end()
 
 
 @pytest.fixture
@@ -151,6 +158,30 @@ def test_no_proxy_always_covers_this_machine() -> None:
     assert excepted({"NO_PROXY": "hub"}, {"no_proxy": "10.0.0.0/8, localhost"}) == {
         "hub,10.0.0.0/8,localhost,127.0.0.1,::1"
     }
+
+
+async def test_stop_gives_an_engine_and_its_children_their_grace(runtime: ContainerRuntime) -> None:
+    """The parent ends at once, the child tidies up first: it is not killed meanwhile."""
+    parent = """
+import subprocess, sys, time
+child = '''
+import signal, sys, time
+def tidy(*_):
+    time.sleep(0.3)
+    print("tidied up", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, tidy)
+print("ready", flush=True)
+time.sleep(600)
+'''
+subprocess.Popen([sys.executable, "-u", "-c", child])
+time.sleep(600)
+"""
+    await runtime.start(an_id(), a_script(parent), {})
+    await log_of(runtime, an_id(), lines=1)
+    async with asyncio.timeout(GUARD_SECONDS):
+        await runtime.stop(an_id(), grace_seconds=600)
+    assert await runtime.log_tail(an_id(), 9) == ("ready", "tidied up")
 
 
 async def test_the_logs_of_the_last_five_attempts_are_kept_the_former_ones_shortened(agents: Agents) -> None:

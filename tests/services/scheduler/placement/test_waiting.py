@@ -45,7 +45,8 @@ OF_FILES = {
     "path_not_allowed", "weights_unknown", "inspection_failed",
 }  # fmt: skip
 OF_LIFE = {
-    "on_its_way", "worker_silent", "agent_stopped", "worker_shut_down", "machine_restarted", "engine_exited", "engine_killed",
+    "on_its_way", "worker_silent", "agent_stopped", "worker_shut_down", "machine_restarted", "image_not_found", "image_not_pulled",
+    "image_for_another_platform", "devices_not_available", "container_not_started", "engine_exited", "engine_killed",
     "engine_vanished", "engine_unhealthy", "engine_not_installed", "port_in_use", "out_of_memory", "unknown_parameter",
     "not_accepted", "download_stalled", "start_timeout", "finishing_requests", "stop_overdue", "rolled_back",
 }  # fmt: skip

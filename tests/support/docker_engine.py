@@ -1,0 +1,163 @@
+"""A Docker Engine of the tests' own: private socket and data root, in a network of its own, with images that are made here."""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from services.agent.adapters.docker import connect
+
+IMAGE: Final = "muster-test:1"
+"""Nothing but a skeleton: programs come from the machine's own /usr, which is mounted into it."""
+START_SECONDS: Final = 60
+
+
+def why_not() -> str | None:
+    """Why no Docker Engine can be started here; None: it can."""
+    for program in ("dockerd", "containerd", "unshare", "nsenter", "ip"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    if os.geteuid() != 0:
+        return "only root starts a Docker Engine"
+    return None
+
+
+@dataclass
+class DockerEngine:
+    directory: Path
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _containerd: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _holder: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.directory}/docker.sock"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *arguments: str) -> None:
+        """With its containers' network in a namespace of its own: the machine's stays as it is."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._start_containerd()
+        command = (
+            f"ip link set lo up && exec dockerd --live-restore --containerd {self.directory}/containerd.sock"
+            f" --host {self.url} --data-root {self.directory}/data --exec-root {self.directory}/exec"
+            f" --pidfile {self.directory}/pid {' '.join(arguments)}"
+        )
+        namespace = f"/proc/{self.holder}/ns/net"
+        with (self.directory / "dockerd.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["nsenter", f"--net={namespace}", "sh", "-c", command], stdout=log, stderr=log, start_new_session=True
+            )
+        ends = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if time.monotonic() > ends or self._process.poll() is not None:
+                self._end_holder()
+                raise AssertionError((self.directory / "dockerd.log").read_text()[-3000:])
+            time.sleep(0.05)
+
+    def _start_containerd(self) -> None:
+        """On its own, as Debian's service does: it survives its dockerd."""
+        if self._containerd is None:
+            command = ["containerd", "--address", f"{self.directory}/containerd.sock"]
+            command += ["--root", f"{self.directory}/data/containerd", "--state", f"{self.directory}/exec/containerd"]
+            with (self.directory / "containerd.log").open("ab") as log:
+                self._containerd = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as tried:  # the SDK leaves those open that are refused
+            try:
+                tried.connect(str(self.directory / "docker.sock"))
+                connect(self.url).close()
+            except OSError:
+                return False
+        return True
+
+    @property
+    def holder(self) -> int:
+        """A process that holds the network namespace, whatever happens to dockerd."""
+        if self._holder is None:
+            nothing = subprocess.DEVNULL
+            command = ["unshare", "--net", "sleep", "infinity"]
+            self._holder = subprocess.Popen(
+                command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+            )
+            time.sleep(0.2)  # until it has left our namespace
+        return self._holder.pid
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(60)
+            self._process = None
+
+    def remove(self) -> None:
+        """Everything of it."""
+        client = connect(self.url)
+        for each in client.containers(all=True):
+            client.remove_container(each["Id"], force=True)
+        client.close()
+        self.end()
+        if self._containerd is not None:
+            self._containerd.terminate()
+            self._containerd.wait()
+            self._containerd = None
+        self._end_holder()
+        subprocess.run(
+            ["sh", "-c", f"grep -o '{self.directory}[^ ]*' /proc/mounts | sort -r | xargs -r umount -l"], check=False
+        )
+        for name in ("data", "exec"):
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def _end_holder(self) -> None:
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
+            self._holder = None
+
+    def make_image(self, name: str = IMAGE) -> None:
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            for path in ("usr", "sbin", "tmp", "run", "dev", "proc", "sys", "etc", "root"):
+                entry = tarfile.TarInfo(path)
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(entry)
+            for path in ("bin", "lib", "lib64"):
+                entry = tarfile.TarInfo(path)
+                entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{path}"
+                tar.addfile(entry)
+            etc = b"root:x:0:0:root:/root:/bin/sh\n"
+            entry = tarfile.TarInfo("etc/passwd")
+            entry.size = len(etc)
+            tar.addfile(entry, io.BytesIO(etc))
+        client = connect(self.url)
+        repository, _, tag = name.partition(":")
+        client.import_image_from_data(data.getvalue(), repository=repository, tag=tag)
+        client.close()
+
+
+if __name__ == "__main__":  # can a Docker Engine be started here? Says why not
+    if (reason := why_not()) is not None:
+        raise SystemExit(reason)
+    with tempfile.TemporaryDirectory(prefix="m") as name:
+        tried = DockerEngine(Path(name))
+        try:
+            tried.start()
+        except AssertionError as error:
+            raise SystemExit(f"dockerd does not start: {error}") from error
+        tried.remove()
