@@ -9,22 +9,29 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from services.agent.adapters.docker import connect
 
 IMAGE: Final = "muster-test:1"
 """Nothing but a skeleton: programs come from the machine's own /usr, which is mounted into it."""
+NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 START_SECONDS: Final = 60
+
+
+def missing(*programs: str) -> str | None:
+    absent = [program for program in programs if shutil.which(program) is None]
+    return f"{', '.join(absent)}: not installed" if absent else None
 
 
 def why_not() -> str | None:
     """Why no Docker Engine can be started here; None: it can."""
-    for program in ("dockerd", "containerd", "unshare", "nsenter", "ip"):
-        if shutil.which(program) is None:
-            return f"{program} is not installed"
+    if (reason := missing("dockerd", "containerd", "unshare", "nsenter", "ip")) is not None:
+        return reason
     if os.geteuid() != 0:
         return "only root starts a Docker Engine"
     return None
@@ -130,7 +137,7 @@ class DockerEngine:
             self._holder.wait()
             self._holder = None
 
-    def make_image(self, name: str = IMAGE) -> None:
+    def make_image(self, name: str = IMAGE, files: Mapping[str, bytes] = NOTHING) -> None:
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as tar:
             for path in ("usr", "sbin", "tmp", "run", "dev", "proc", "sys", "etc", "root"):
@@ -141,10 +148,10 @@ class DockerEngine:
                 entry = tarfile.TarInfo(path)
                 entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{path}"
                 tar.addfile(entry)
-            etc = b"root:x:0:0:root:/root:/bin/sh\n"
-            entry = tarfile.TarInfo("etc/passwd")
-            entry.size = len(etc)
-            tar.addfile(entry, io.BytesIO(etc))
+            for path, content in {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n", **files}.items():
+                entry = tarfile.TarInfo(path)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
         client = connect(self.url)
         repository, _, tag = name.partition(":")
         client.import_image_from_data(data.getvalue(), repository=repository, tag=tag)
