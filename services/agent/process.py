@@ -33,7 +33,9 @@ from services.agent.adapters.inventory import read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
 from services.agent.domain.diagnosis import diagnose, evidence
-from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.engines.command import command_of
+from services.agent.domain.engines.start import Start
+from services.agent.domain.gpu_access import AssignedGpu, as_process, gpu_access
 from services.agent.domain.plan import plan, worker_ports
 from services.agent.domain.runtime import ContainerRuntime, EngineExit, EngineId, EngineNotStarted, RunningEngine
 from services.agent.settings import AgentSettings
@@ -61,7 +63,8 @@ class Watched:
     phase: EnginePhase = "accepted"
     port: int | None = None
     program: str = ""
-    health_path: str = "/health"
+    health_path: str | None = "/health"
+    """None: it answers no requests, and is well as long as it runs."""
     peak_ram: int | None = None
     """The most RAM that it was seen to hold since it first answered; bytes."""
     told_peak_ram: int | None = None
@@ -189,8 +192,18 @@ class AgentProcess:
             taken = {w.port for w in self._engines.values() if w.port is not None}
             host = self._settings.engine_bind or self._address
             port = instance.ports[0] if instance.ports else free_port(host, self._ports, taken)
-            program = tuple(shlex.split(self._settings.llama_cpp_command))
-            command = llama_cpp(instance, files, port, host, program)
+            directory = self._settings.data_dir / "engines" / f"{engine.instance_id}.{engine.attempt}"
+            begin = Start(
+                assigned=instance,
+                host=host,
+                address=self._address,
+                port=port,
+                weights=files,
+                program=self._program(instance.launch.backend),
+                directory=str(directory.absolute()),
+            )
+            gpus = tuple(AssignedGpu(index) for index in instance.gpu_indexes)
+            command = as_process(command_of(begin), gpu_access(instance.accelerator, gpus, "process"))
             watched.port, watched.program, watched.health_path = port, command.program, command.health_path
             details = {"rank": instance.rank, "program": command.program, "health_path": command.health_path}
             await self._runtime.start(engine, command, details)
@@ -200,6 +213,10 @@ class AgentProcess:
         watched.phase = "loading"
         self._report(watched)
         self._probe(watched)
+
+    def _program(self, backend: str) -> tuple[str, ...]:
+        """The operator's, where there is a setting for it."""
+        return tuple(shlex.split(self._settings.llama_cpp_command)) if backend == "llama.cpp" else ()
 
     async def _stop(self, engine: EngineId) -> None:
         """Report it stopped when nothing of it is left."""
@@ -223,13 +240,14 @@ class AgentProcess:
     def _adopt(self, running: RunningEngine) -> None:
         """An engine that a former agent started: watched again, untouched."""
         details = running.details
+        path = details.get("health_path", "/health")
         watched = Watched(
             running.id,
             rank=int(str(details.get("rank", 0))),
             phase="loading",
             port=running.port,
             program=str(details.get("program", "")),
-            health_path=str(details.get("health_path", "/health")),
+            health_path=None if path is None else str(path),
         )
         self._engines[running.id] = watched
         self._probe(watched)
@@ -304,6 +322,8 @@ class AgentProcess:
             watched.peak_ram = max(peak, watched.peak_ram or 0)
 
     async def _answers(self, watched: Watched) -> bool:
+        if watched.health_path is None:
+            return True
         if self._http is None:
             return False
         try:

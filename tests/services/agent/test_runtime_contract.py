@@ -14,6 +14,7 @@ from schemas.ids import InstanceId, ModelId
 from schemas.models import Launch, LocalPath
 from schemas.reasons import EngineNotInstalled, UnknownParameter
 from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineNotStarted
 from tests.services.agent.engines import (
     GUARD_SECONDS,
@@ -55,7 +56,10 @@ def a_chat_model(model: Path, port: int) -> EngineCommand:
             env={"OMP_NUM_THREADS": "1"},  # two threads that spin are fifty times slower on two busy cores
         ),
     )
-    return llama_cpp(assigned, (str(model),), port, "127.0.0.1", LLAMA_CPP_SERVER)
+    host = "127.0.0.1"
+    return llama_cpp(
+        Start(assigned=assigned, host=host, address=host, port=port, weights=(str(model),), program=LLAMA_CPP_SERVER)
+    )
 
 
 async def healthy(client: aiohttp.ClientSession, command: EngineCommand) -> None:

@@ -23,7 +23,7 @@ def scheduled_on(*networks: GpuNetwork | None) -> tuple[Member, ...]:
         Gpu(index=index, vendor="ascend", type="cann", name="910B", memory_total=64 * GIB, network=network)
         for index, network in enumerate(networks)
     )
-    backends = {"MindIE": "2.3.0"}
+    backends: dict[str, str | None] = {"MindIE": "2.3.0"}
     inventory = Inventory(os="linux", arch="arm64", cpu_count=4, memory_total=512 * GIB, backends=backends, gpus=gpus)
     identity = {"worker_id": W, "boot_id": "b", "counter": 1, "observed_at": NOW.at}
     picture = {"name": "npu-1", "address": "10.0.0.1", "agent_version": "1", "inventory": inventory, "engines": ()}
