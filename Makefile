@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev
 
 # Starts a Docker Engine of its own (root, dockerd, unshare): private socket, data and network, removed at the end.
 test-docker: $(VENV)/.installed-dev
-	@$(BIN)/pytest tests -m docker $(ARGS)
+	@TESTS_OWN_NETWORK=1 unshare --net sh -c 'ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec $(BIN)/pytest tests -m docker $(ARGS)'
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports && $(BIN)/python docs/generate.py --check

@@ -46,6 +46,17 @@ class Speculation(Value):
     draft_tokens: Annotated[int, Field(ge=1, le=64)] | None = None
 
 
+class ExtendedKvCache(Value):
+    """RAM beside the KV cache on the GPU: what is pushed out of the one is found in the other."""
+
+    ram_ratio: Annotated[float, Field(gt=0, le=100)] = 1.2
+    """Of the instance's VRAM on a worker; where `ram_size` is None."""
+    ram_size: Annotated[float, Field(gt=0, le=2**20)] | None = None
+    """GiB on each worker."""
+    chunk_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    """Tokens that move together; None: the engine's own."""
+
+
 class ClaimOverride(Value):
     """What the author knows better than the estimate; bytes of one instance, over all its GPUs."""
 
@@ -76,9 +87,13 @@ class ModelSpec(Value):
     """Take what the model needs instead of the engine's usual share of a GPU, so that several small models share one."""
     lora_list: tuple[Lora, ...] = ()
     speculative_config: Speculation | None = None
+    extended_kv_cache: ExtendedKvCache | None = None
     image_name: str | None = None
     """The container image to run instead of the backend's own; required for `Custom`."""
+    entrypoint: tuple[str, ...] = ()
+    """Takes the place of the image's own entrypoint, and of the program that Muster would start."""
     run_command: str | None = None
+    """What is started, with placeholders (`{{model_path}}` …); words are split as a shell does, and no shell reads them."""
     claim_override: ClaimOverride | None = None
     restart_on_error: bool = True
     start_timeout_seconds: float = 900.0
@@ -144,6 +159,8 @@ class Member(Value):
     accelerator: str | None = None
     """`cuda rocm cann …`; None when the engine runs on the CPU."""
     gpu_indexes: tuple[int, ...] = ()
+    gpu_addresses: tuple[str, ...] = ()
+    """Of the network ports that these GPUs have of their own, in the same order; empty where they have none."""
     claim: Claim = Claim()
     ports: tuple[int, ...] = ()
     """Ports that are fixed beforehand; empty when the agent chooses."""
@@ -182,10 +199,18 @@ class Launch(Value):
     backend_version: str | None = None
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
+    run_command: str | None = None
     source: Source
     parameters: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    categories: tuple[Category, ...] = ()
+    """What the model is for; none: the engine finds out by itself."""
+    lora_list: tuple[Lora, ...] = ()
+    speculative_config: Speculation | None = None
+    extended_kv_cache: ExtendedKvCache | None = None
     memory_fraction: float | None = None
+    context_length: Count | None = None
+    """Tokens of one sequence that placement reckoned with."""
     parallelism: Parallelism = Parallelism()
     start_timeout_seconds: float = 900.0
 

@@ -24,6 +24,15 @@ def find(parameters: Sequence[str], names: Collection[str]) -> str | None:
     return found
 
 
+def names_in(parameters: Sequence[str]) -> frozenset[str]:
+    """Of every flag that is given, as it is usually written: `--a-b` for `--a_b=c`, `--no-a-b` and `--a-b.c` alike."""
+    found: set[str] = set()
+    for name, _ in _pairs(split(parameters)):
+        whole = name.partition(".")[0]
+        found |= {name, whole, whole.replace("--no-", "--", 1) if whole.startswith("--no-") else whole}
+    return frozenset(found)
+
+
 def without(parameters: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
     """The parameters without the flags of these names and their values; all others stay as they were written."""
     wanted = {_plain(name) for name in names}

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from schemas.ids import ModelId
-from schemas.models import Category, ClaimOverride, GpuNetwork, Lora, Parallelism, Speculation, Told
+from schemas.models import Category, ClaimOverride, ExtendedKvCache, GpuNetwork, Lora, Parallelism, Speculation, Told
 from schemas.value import Bytes, Value
 
 Text = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
@@ -56,7 +56,9 @@ class AskedModel(Asked):
     env: Annotated[dict[Text, Text], Field(max_length=256)] = {}
     lora_list: Annotated[tuple[Lora, ...], Field(max_length=64)] = ()
     speculative_config: Speculation | None = None
+    extended_kv_cache: ExtendedKvCache | None = None
     image_name: Annotated[Text, Field(max_length=512)] | None = None
+    entrypoint: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
     run_command: Text | None = None
     claim_override: ClaimOverride | None = None
     restart_on_error: bool = True

@@ -26,16 +26,28 @@ from schemas.asks import LogLines, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
-from schemas.reasons import MachineRestarted, OutOfMemory, Reason, WorkerShutDown
+from schemas.reasons import BackendNotAvailable, MachineRestarted, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
+from services.agent.domain.containers import contained
 from services.agent.domain.diagnosis import diagnose, evidence
-from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.engines.command import command_of
+from services.agent.domain.engines.start import Start
+from services.agent.domain.gpu_access import AssignedGpu, as_process, gpu_access
 from services.agent.domain.plan import plan, worker_ports
-from services.agent.domain.runtime import ContainerRuntime, EngineExit, EngineId, EngineNotStarted, RunningEngine
+from services.agent.domain.runtime import (
+    Container,
+    ContainerRuntime,
+    EngineCommand,
+    EngineExit,
+    EngineId,
+    EngineNotStarted,
+    ImageNotPulled,
+    RunningEngine,
+)
 from services.agent.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -46,6 +58,9 @@ PROBE_TIMEOUT_SECONDS: Final = 1.0
 PROBES_UNTIL_UNHEALTHY: Final = 3
 LOADING_AGAIN_SECONDS: Final = 10.0
 LINES_OF_PROGRESS: Final = 20
+ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - in a container, whose port is published on one address
+PROGRESS_SECONDS: Final = 1.0
+"""Between two reports about the same image."""
 PEAK_SECONDS: Final = 5.0
 """Between two looks at what an engine holds. The kernel keeps the peak of each process: only processes that come and go
 between them are missed.
@@ -61,7 +76,10 @@ class Watched:
     phase: EnginePhase = "accepted"
     port: int | None = None
     program: str = ""
-    health_path: str = "/health"
+    health_path: str | None = "/health"
+    """None: it answers no requests, and is well as long as it runs."""
+    progress: float | None = None
+    """Of pulling its image; 0 to 1."""
     peak_ram: int | None = None
     """The most RAM that it was seen to hold since it first answered; bytes."""
     told_peak_ram: int | None = None
@@ -78,6 +96,7 @@ class Watched:
             attempt=self.id.attempt,
             rank=self.rank,
             phase=self.phase,
+            progress=self.progress,
             ports=ports,
             peak_ram=self.peak_ram,
         )
@@ -107,14 +126,26 @@ class AgentProcess:
             self._ports = worker_ports(settings.engine_ports)
         except ValueError as error:
             raise BadSettings(f"MUSTER_ENGINE_PORTS is wrong: {error}") from error
-        self._runtime = runtime or LocalProcessRuntime(settings.data_dir / "engines")
+        self._runtime = runtime or self._make_runtime()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
+        self._pulling: dict[EngineId, asyncio.Task[None]] = {}
+        self._pulled: set[str] = set()
+        """Images that are here, as far as this agent knows."""
+        self._document: Assigned | None = None
         self._reconciling = asyncio.Lock()
         self._edge: Edge | None = None
         self._http: aiohttp.ClientSession | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._address = settings.worker_ip or detect_address()
+
+    def _make_runtime(self) -> ContainerRuntime:
+        directory = self._settings.data_dir / "engines"
+        if self._settings.runtime == "process":
+            return LocalProcessRuntime(directory)
+        from services.agent.adapters.docker import DockerRuntime  # noqa: PLC0415 - the SDK takes 0.3 s and 29 MB
+
+        return DockerRuntime(directory, self.worker_id, base_url=self._settings.docker_host)
 
     def not_ready(self) -> str | None:
         return self._why_not_ready
@@ -156,6 +187,7 @@ class AgentProcess:
 
     async def _assigned(self, document: Assigned) -> None:
         async with self._reconciling:
+            self._document = document
             running = [engine.id for engine in await self._runtime.list()]
             known = self._engines.values()
             todo = plan(
@@ -186,20 +218,78 @@ class AgentProcess:
         engine = EngineId(instance.instance_id, instance.attempt)
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
         try:
-            taken = {w.port for w in self._engines.values() if w.port is not None}
-            host = self._settings.engine_bind or self._address
-            port = instance.ports[0] if instance.ports else free_port(host, self._ports, taken)
-            program = tuple(shlex.split(self._settings.llama_cpp_command))
-            command = llama_cpp(instance, files, port, host, program)
-            watched.port, watched.program, watched.health_path = port, command.program, command.health_path
+            command = await self._command(instance, files)
+            if command.container is not None and command.container.image not in self._pulled:
+                self._pull_soon(watched, command.container)
+                return
+            watched.port, watched.program, watched.health_path = command.port, command.program, command.health_path
             details = {"rank": instance.rank, "program": command.program, "health_path": command.health_path}
             await self._runtime.start(engine, command, details)
         except EngineNotStarted as error:
+            self._pulled.clear()  # one may have been removed under our hands
             self._ended(watched, EngineExit(engine, None, None, (str(error),)), error.reasons)
             return
         watched.phase = "loading"
         self._report(watched)
         self._probe(watched)
+
+    async def _command(self, instance: AssignedInstance, files: tuple[str, ...]) -> EngineCommand:
+        """Raises EngineNotStarted."""
+        settings, launch = self._settings, instance.launch
+        in_container = settings.runtime == "docker"
+        inside = in_container and instance.world_size == 1  # with a network of its own
+        address = settings.engine_bind or self._address
+        taken = {w.port for w in self._engines.values() if w.port is not None}
+        port = instance.ports[0] if instance.ports else free_port(address, self._ports, taken)
+        directory = settings.data_dir / "engines" / f"{instance.instance_id}.{instance.attempt}"
+        begin = Start(
+            assigned=instance,
+            host=ANY_ADDRESS if inside else address,
+            address=self._address,
+            port=port,
+            weights=files,
+            program=() if in_container and launch.image is not None else self._program(launch.backend),
+            directory=str(directory.absolute()),
+        )
+        command = command_of(begin)
+        present = {gpu.index: gpu for gpu in (await self._inventory()).gpus if gpu.type == instance.accelerator}
+        gpus = tuple(
+            AssignedGpu(index, present[index].uuid if index in present else None) for index in instance.gpu_indexes
+        )
+        if not in_container:
+            return as_process(command, gpu_access(instance.accelerator, gpus, "process"))
+        if launch.image is None:
+            reason = BackendNotAvailable(backend=launch.backend, available=())
+            raise EngineNotStarted((reason,), f"there is no image for {launch.backend}: name one (image_name)")
+        return contained(begin, command, launch.image, gpu_access(instance.accelerator, gpus, settings.gpu_handover))
+
+    def _pull_soon(self, watched: Watched, container: Container) -> None:
+        """Beside everything else: an image may take an hour."""
+        if watched.id not in self._pulling:
+            task = self._pulling[watched.id] = self._spawn(self._pull(watched, container))
+            task.add_done_callback(lambda _: self._pulling.pop(watched.id, None))
+
+    async def _pull(self, watched: Watched, container: Container) -> None:
+        told_at = float("-inf")
+        try:
+            async for progress in self._runtime.pull(container):
+                if time.monotonic() - told_at >= PROGRESS_SECONDS:
+                    told_at = time.monotonic()
+                    watched.phase = "pulling"
+                    watched.progress = progress.done_bytes / max(progress.total_bytes, 1)
+                    self._report(watched)
+        except ImageNotPulled as error:
+            self._ended(watched, EngineExit(watched.id, None, None, (str(error),)), error.reasons)
+            return
+        watched.progress = None
+        self._pulled.add(container.image)
+        self._pulling.pop(watched.id, None)
+        if self._document is not None:  # what is wanted now, which may be something else
+            await self._assigned(self._document)
+
+    def _program(self, backend: str) -> tuple[str, ...]:
+        """The operator's, where there is a setting for it."""
+        return tuple(shlex.split(self._settings.llama_cpp_command)) if backend == "llama.cpp" else ()
 
     async def _stop(self, engine: EngineId) -> None:
         """Report it stopped when nothing of it is left."""
@@ -223,13 +313,14 @@ class AgentProcess:
     def _adopt(self, running: RunningEngine) -> None:
         """An engine that a former agent started: watched again, untouched."""
         details = running.details
+        path = details.get("health_path", "/health")
         watched = Watched(
             running.id,
             rank=int(str(details.get("rank", 0))),
             phase="loading",
             port=running.port,
             program=str(details.get("program", "")),
-            health_path=str(details.get("health_path", "/health")),
+            health_path=None if path is None else str(path),
         )
         self._engines[running.id] = watched
         self._probe(watched)
@@ -304,6 +395,8 @@ class AgentProcess:
             watched.peak_ram = max(peak, watched.peak_ram or 0)
 
     async def _answers(self, watched: Watched) -> bool:
+        if watched.health_path is None:
+            return True
         if self._http is None:
             return False
         try:
@@ -324,7 +417,8 @@ class AgentProcess:
 
     async def _inventory(self) -> Inventory:
         backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
-        return await asyncio.to_thread(read_inventory, self._settings.inventory, backends)
+        found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends)
+        return found if self._settings.runtime == "process" else found.model_copy(update={"runtime": "docker"})
 
     async def _picture(self) -> WorkerObserved:
         edge = self._line()
@@ -380,6 +474,8 @@ class AgentProcess:
         watched = self._engines.pop(engine, None)
         if watched is not None and watched.probing is not None:
             watched.probing.cancel()
+        if (pulling := self._pulling.pop(engine, None)) is not None and pulling is not asyncio.current_task():
+            pulling.cancel()
 
     def _line(self) -> Edge:
         if self._edge is None:

@@ -3,7 +3,7 @@
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
@@ -28,6 +28,12 @@ class AgentSettings(ServiceSettings):
     """`40000-40063`: where engines listen; `0`: wherever the system finds a free port."""
     llama_cpp_command: str = BUILT_IN_LLAMA_CPP
     """The program of the llama.cpp backend, with leading arguments; it takes llama-server's flags."""
+    runtime: Literal["process", "docker"] = "process"
+    """Engines run as processes of this machine, or in containers of its Docker Engine."""
+    docker_host: str | None = None
+    """Where the Docker Engine answers, `unix:///var/run/docker.sock`; as DOCKER_HOST says when not given."""
+    gpu_handover: Literal["hook", "cdi", "nodes"] = "hook"
+    """How a container gets its GPUs: by the vendor's container toolkit, by CDI, or as device nodes."""
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0

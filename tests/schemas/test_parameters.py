@@ -1,6 +1,6 @@
 import pytest
 
-from schemas.parameters import find, split
+from schemas.parameters import find, names_in, split
 
 CONTEXT = ("--ctx-size", "-c")
 
@@ -60,3 +60,19 @@ def test_a_flag_and_its_value_in_one_string_become_two_arguments_and_nothing_els
         *("-c", "4096"),
         *("--a=b c", "a b", "- item", "--x", "$(id) `id`", "-1 2", ""),
     )
+
+
+@pytest.mark.parametrize(
+    ("parameter", "names"),
+    [
+        ("--a-b=1", {"--a-b"}),
+        ("--a_b 1", {"--a-b"}),
+        ("-c", {"-c"}),
+        ("--no-a_b", {"--no-a-b", "--a-b"}),
+        ("--a-b.c=1", {"--a-b.c", "--a-b"}),
+        ("-1", set[str]()),
+        ("--a b --c", {"--a"}),
+    ],
+)
+def test_the_names_of_flags_are_known_in_every_form(parameter: str, names: set[str]) -> None:
+    assert names_in([parameter]) == names

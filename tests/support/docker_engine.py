@@ -2,25 +2,32 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import xllamacpp
+
 from services.agent.adapters.docker import connect
 
+REPOSITORY: Final = Path(__file__).parents[2]
 IMAGE: Final = "muster-test:1"
 """Nothing but a skeleton: programs come from the machine's own /usr, which is mounted into it."""
 NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 START_SECONDS: Final = 60
+HAVE_OWN_NETWORK: Final = os.environ.get("TESTS_OWN_NETWORK") == "1"
+"""The tests run in a network of their own (`make test-docker`): what listens in containers can be reached."""
 
 
 def missing(*programs: str) -> str | None:
@@ -97,7 +104,9 @@ class DockerEngine:
 
     @property
     def holder(self) -> int:
-        """A process that holds the network namespace, whatever happens to dockerd."""
+        """A process that holds the network namespace, whatever happens to dockerd; ourselves where the tests have their own."""
+        if HAVE_OWN_NETWORK:
+            return os.getpid()
         if self._holder is None:
             nothing = subprocess.DEVNULL
             command = ["unshare", "--net", "sleep", "infinity"]
@@ -131,13 +140,46 @@ class DockerEngine:
         for name in ("data", "exec"):
             shutil.rmtree(self.directory / name, ignore_errors=True)
 
+    def make_llama_cpp_image(self, name: str) -> str:
+        """An image that serves GGUF files as the built-in llama.cpp does; the program that does it."""
+        base, packages = Path(sys.base_prefix), f"python{sys.version_info.major}.{sys.version_info.minor}"
+        python = base / "bin" / packages
+        library = base / "lib" / packages
+        left_out = {"test", "idlelib", "tkinter", "site-packages", "ensurepip", "__pycache__", "lib2to3"}
+        paths = {python: str(python)}
+        for path in sorted(library.rglob("*")):
+            if path.is_file() and left_out.isdisjoint(path.relative_to(library).parts):
+                paths[path] = str(path)
+        site = library / "site-packages"
+        for package in sorted(Path(xllamacpp.__file__).parents[1].glob("xllamacpp*")):
+            for path in (path for path in package.rglob("*") if path.is_file()):
+                paths[path] = str(site / path.relative_to(package.parent))
+        for part in (
+            "__init__.py",
+            "agent/__init__.py",
+            "agent/adapters/__init__.py",
+            "agent/adapters/llama_cpp_server.py",
+        ):
+            paths[REPOSITORY / "services" / part] = str(site / "services" / part)
+        for path in _libraries_of([path for path in paths if path == python or ".so" in path.name]):
+            inside = (
+                f"/usr{path}" if path.parts[1] in ("lib", "lib64") else str(path)
+            )  # where the skeleton's links lead
+            paths.setdefault(path.resolve(), inside)
+        self.make_image(
+            name, {inside.lstrip("/"): path.read_bytes() for path, inside in paths.items()}, executable={str(python)}
+        )
+        return str(python)
+
     def _end_holder(self) -> None:
         if self._holder is not None:
             self._holder.kill()
             self._holder.wait()
             self._holder = None
 
-    def make_image(self, name: str = IMAGE, files: Mapping[str, bytes] = NOTHING) -> None:
+    def make_image(
+        self, name: str = IMAGE, files: Mapping[str, bytes] = NOTHING, executable: Collection[str] = ()
+    ) -> None:
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as tar:
             for path in ("usr", "sbin", "tmp", "run", "dev", "proc", "sys", "etc", "root"):
@@ -150,12 +192,19 @@ class DockerEngine:
                 tar.addfile(entry)
             for path, content in {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n", **files}.items():
                 entry = tarfile.TarInfo(path)
-                entry.size = len(content)
+                entry.size, entry.mode = len(content), 0o755 if f"/{path}" in executable or ".so" in path else 0o644
                 tar.addfile(entry, io.BytesIO(content))
         client = connect(self.url)
         repository, _, tag = name.partition(":")
         client.import_image_from_data(data.getvalue(), repository=repository, tag=tag)
         client.close()
+
+
+def _libraries_of(programs: Sequence[Path]) -> set[Path]:
+    """As the dynamic loader finds them, itself included (`man 1 ldd`)."""
+    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
+    found = {Path(each) for each in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", said, re.MULTILINE)}
+    return {path for path in found if path.exists()}
 
 
 if __name__ == "__main__":  # can a Docker Engine be started here? Says why not

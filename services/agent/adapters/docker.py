@@ -35,6 +35,7 @@ from schemas.reasons import (
 )
 from schemas.reasons import ImageNotFound as NoSuchImage
 from schemas.reasons import ImageNotPulled as NotPulled
+from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
     Container,
@@ -171,6 +172,7 @@ class DockerRuntime:
         bad += [name for name, value in command.env.items() if not name or "=" in name or "\0" in name + value]
         if bad:
             raise EngineNotStarted((UnknownParameter(parameter=repr(bad[0])),), "no container can be given this")
+        await asyncio.to_thread(prepare, command)
         if command.container is None:
             raise EngineNotStarted((EngineNotInstalled(program=command.program),), "it has no image")
         labels = {

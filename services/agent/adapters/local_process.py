@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from schemas.ids import InstanceId
 from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
 from schemas.value import Instant, Value
+from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
     Container,
@@ -200,6 +201,7 @@ class LocalProcessRuntime:
         program = shutil.which(command.argv[0], path=environment.get("PATH"))
         if program is None:
             raise EngineNotStarted((EngineNotInstalled(program=command.program),), f"no program {command.argv[0]}")
+        prepare(command)
         record = _Record(boot_id=_boot_id(), port=command.port, started_at=datetime.now(UTC), details=dict(details))
         try:
             self._path(engine, "log").parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -84,10 +84,15 @@ class EngineCommand:
     """What the engine gets on top of the few variables of the agent that a runtime passes on."""
     program: str
     """What the operator would have to install, in words for a reason."""
-    health_path: str
+    health_path: str | None
+    """None: it answers no requests (a follower of several machines), and is well as long as it runs."""
     port: int
     sidecars: tuple[tuple[str, ...], ...] = ()
-    """Programs that run beside it as long as it does (Ray of a vLLM over several machines)."""
+    """Programs that run beside it as long as it does (Ray of a vLLM over several machines): with its environment, its GPUs
+    and mounts, in its network and IPC namespaces.
+    """
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Absolute path on the host → text: written before it starts, for its own user only (mode 0640)."""
     container: Container | None = None
     """None: a process of this machine."""
 

@@ -392,7 +392,8 @@ class Fleet:
 
 ENGINE_FIELDS: Final = (
     "source", "backend", "backend_version", "backend_parameters", "env", "lora_list", "speculative_config", "image_name",
-    "run_command", "claim_override", "packed", "cpu_offloading", "gpu_selector", "worker_selector",
+    "entrypoint", "run_command", "extended_kv_cache", "claim_override", "packed", "cpu_offloading", "gpu_selector",
+    "worker_selector",
 )  # fmt: skip
 """What of a wish an engine was started with, or may run where it runs by: an edit replaces the instances."""
 

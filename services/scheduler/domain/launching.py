@@ -3,7 +3,7 @@
 What was assumed is passed to the engine, so that the two can't drift; what the user gave is never given again.
 """
 
-from schemas.models import Launch, ModelSpec
+from schemas.models import Category, Launch, ModelSpec
 from schemas.parameters import find
 from services.scheduler.domain.candidate import Request
 from services.scheduler.domain.placement import Placed
@@ -20,13 +20,28 @@ def launch_of(
         backend=spec.backend,
         backend_version=spec.backend_version,
         image=spec.image_name,
+        entrypoint=spec.entrypoint,
+        run_command=spec.run_command,
         source=spec.source,
         parameters=(*assumed(request, placed), *spec.backend_parameters),
         env=spec.env,
+        categories=_categories(request),
+        lora_list=spec.lora_list,
+        speculative_config=spec.speculative_config,
+        extended_kv_cache=spec.extended_kv_cache,
         memory_fraction=placed.take.share,
+        context_length=placed.context,
         parallelism=placed.parallelism,
         start_timeout_seconds=spec.start_timeout_seconds,
     )
+
+
+def _categories(request: Request) -> tuple[Category, ...]:
+    """As the author says, else as the files say."""
+    if request.spec.categories or request.usual is None:
+        return request.spec.categories
+    found = request.usual.architecture.category
+    return () if found == "unknown" else (found,)
 
 
 def assumed(request: Request, placed: Placed) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from services.scheduler.domain.machines import Lifted
 from services.scheduler.domain.peaks import of_revision
 from services.scheduler.domain.placement import (
     RUNNERS_UP,
+    Place,
     Placed,
     Refused,
     allows_gang,
@@ -275,6 +276,7 @@ class Placing:
                     rank=rank,
                     accelerator=each.type,
                     gpu_indexes=each.gpu_indexes,
+                    gpu_addresses=self._addresses(each),
                     claim=each.claim,
                     file_ids=(file_id,),
                 )
@@ -290,6 +292,13 @@ class Placing:
             )
         )
         return facts
+
+    def _addresses(self, place: Place) -> tuple[str, ...]:
+        """Of the GPUs' own network ports; none unless each of them tells its own."""
+        worker = self._fleet.workers[place.worker_id]
+        of = {gpu.index: gpu.network for gpu in worker.inventory.gpus if gpu.type == place.type}
+        found = tuple(network.address for index in place.gpu_indexes if (network := of.get(index)) and network.address)
+        return found if len(found) == len(place.gpu_indexes) else ()
 
     def helps(self, instance: Instance) -> bool:
         """Would a new instance of the same model find a place if this one were gone?"""

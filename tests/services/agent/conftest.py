@@ -18,9 +18,11 @@ def docker_engine() -> Iterator[DockerEngine]:
     with tempfile.TemporaryDirectory(prefix="m") as directory:  # sockets have short names
         engine = DockerEngine(Path(directory))
         engine.start()
-        engine.make_image()
-        yield engine
-        engine.remove()
+        try:
+            engine.make_image()
+            yield engine
+        finally:
+            engine.remove()
 
 
 @pytest.fixture(params=["local_process", pytest.param("docker", marks=pytest.mark.docker)])

@@ -1,6 +1,7 @@
 """What only engines in containers have: images, a Docker Engine that comes and goes, a locked-down world."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -220,6 +221,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Containers]:
             await asyncio.to_thread(engine.start)
         await agents.end()
         await asyncio.to_thread(engine.remove)
+        gc.collect()  # so that what the SDK left open is this test's
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK leaves refused sockets open

@@ -6,6 +6,7 @@ from schemas.assignment import AssignedInstance
 from schemas.ids import InstanceId, ModelId
 from schemas.models import Launch, LocalPath
 from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import EngineCommand
 
 MODEL = "/models/tinychat.gguf"
@@ -30,7 +31,7 @@ def command(*parameters: str, weights: tuple[str, ...] = (MODEL,), env: dict[str
         leader_address="10.0.0.1",
         launch=launch,
     )
-    return llama_cpp(assigned, weights, 8123, "10.0.0.1", ("llama-server",))
+    return llama_cpp(Start(assigned=assigned, host="10.0.0.1", address="10.0.0.1", port=8123, weights=weights))
 
 
 def line(*parameters: str) -> str:

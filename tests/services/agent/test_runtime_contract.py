@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +16,7 @@ from schemas.models import Launch, LocalPath
 from schemas.reasons import EngineNotInstalled, Reason, UnknownParameter
 from services.agent.domain.diagnosis import diagnose
 from services.agent.domain.engines.llama_cpp import llama_cpp
+from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineId, EngineNotStarted
 from tests.services.agent.engines import (
     GUARD_SECONDS,
@@ -55,7 +57,9 @@ def a_chat_model(model: Path, port: int, host: str) -> EngineCommand:
             env={"OMP_NUM_THREADS": "1"},  # two threads that spin are fifty times slower on two busy cores
         ),
     )
-    return llama_cpp(assigned, (str(model),), port, host, LLAMA_CPP_SERVER)
+    return llama_cpp(
+        Start(assigned=assigned, host=host, address=host, port=port, weights=(str(model),), program=LLAMA_CPP_SERVER)
+    )
 
 
 async def healthy(client: aiohttp.ClientSession, command: EngineCommand) -> None:
@@ -360,3 +364,21 @@ async def test_the_peak_is_known_to_the_agent_that_adopts_the_engine(agents: Age
     peak = await runtime.peak_ram(an_id())
     assert peak is not None
     assert peak > 200_000_000
+
+
+async def test_files_of_a_command_are_there_before_it_starts_and_not_for_everybody(
+    runtime: ContainerRuntime, tmp_path: Path
+) -> None:
+    path = tmp_path / "made" / "config.json"
+    command = replace(a_script("print(open('/proc/self/cmdline').read()[:3])"), files={str(path): '{"a": 1}'})
+    await runtime.start(an_id(), command, {})
+    await next_exit(runtime)
+    assert (path.read_text(encoding="utf-8"), path.stat().st_mode & 0o777) == ('{"a": 1}', 0o640)
+    assert [each.name for each in path.parent.iterdir()] == ["config.json"]
+
+
+async def test_what_would_have_to_run_beside_an_engine_is_refused_and_said(runtime: ContainerRuntime) -> None:
+    with pytest.raises(EngineNotStarted) as refusal:
+        await runtime.start(an_id(), replace(a_script(SLEEPER), sidecars=(("ray", "start"),)), {})
+    assert "ray would have to run beside script" in refusal.value.reasons[0].sentence()
+    assert await runtime.list() == ()

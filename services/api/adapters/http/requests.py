@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import shlex
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -60,6 +61,15 @@ class SpeculationFields(Body):
     draft_tokens: Annotated[int, Field(ge=1, le=64, strict=True)] | None = None
 
 
+class ExtendedKvCacheFields(Body):
+    ram_ratio: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.2
+    """RAM as a multiple of the instance's VRAM on a worker, where `ram_size` is not given."""
+    ram_size: Annotated[float, Field(gt=0, le=2**20, allow_inf_nan=False)] | None = None
+    """GiB on each worker."""
+    chunk_size: Annotated[int, Field(ge=1, le=2**20, strict=True)] | None = None
+    """Tokens that move together."""
+
+
 Size = Annotated[int, Field(ge=0, le=2**60, strict=True)]
 
 
@@ -86,7 +96,9 @@ class ModelFields(Body):
     packed: bool = False
     lora_list: Annotated[list[LoraFields], Field(max_length=32)] = []
     speculative_config: SpeculationFields | None = None
+    extended_kv_cache: ExtendedKvCacheFields | None = None
     image_name: Annotated[Text, Field(min_length=1, max_length=512)] | None = None
+    entrypoint: Annotated[list[Argument], Field(max_length=64, examples=[["vllm", "serve"]])] = []
     run_command: Annotated[Text, Field(min_length=1)] | None = None
     claim_override: ClaimFields | None = None
     restart_on_error: bool = True
@@ -117,6 +129,19 @@ class ModelFields(Body):
             if name.upper().startswith(ISOLATION):
                 raise ValueError(f"{name} would break isolation and is not allowed")
         return env
+
+    @field_validator("run_command")
+    @classmethod
+    def _has_words(cls, command: str | None) -> str | None:
+        if command is None:
+            return None
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"can't be split into words: {error}") from error
+        if not words:
+            raise ValueError("has no words")
+        return command
 
     @model_validator(mode="after")
     def _fits_the_backend(self) -> Self:
@@ -176,7 +201,9 @@ class ChangeModel(Body):
     packed: bool | None = None
     lora_list: Annotated[list[LoraFields], Field(max_length=32)] | None = None
     speculative_config: SpeculationFields | None = None
+    extended_kv_cache: ExtendedKvCacheFields | None = None
     image_name: Annotated[Text, Field(min_length=1, max_length=512)] | None = None
+    entrypoint: Annotated[list[Argument], Field(max_length=64)] | None = None
     run_command: Annotated[Text, Field(min_length=1)] | None = None
     claim_override: ClaimFields | None = None
     restart_on_error: bool | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Claim, GpuNetwork, ModelSpec, ModelWeights, Parallelism
+from schemas.models import Claim, GpuNetwork, Launch, ModelSpec, ModelWeights, Parallelism
 from schemas.reasons import (
     ContextDoesNotFit,
     GpuShareNotFree,
@@ -30,6 +30,7 @@ from services.scheduler.domain.snapshot import GpuSlot, Machine
 from tests.services.scheduler.placement.fleets import (
     GIB,
     QWEN3_8B,
+    SOURCE,
     a_gpu,
     a_machine,
     a_request,
@@ -323,6 +324,44 @@ def test_sizes_that_placement_chose_are_passed() -> None:
     request = a_request(a_spec(backend="SGLang"), LARGE)
     over = placed(request, a_machine("w1", gpus(2)), a_machine("w2", gpus(2)))
     assert assumed(request, over)[1:] == ("--context-length=8192", "--tp-size=2", "--pp-size=2")
+
+
+def test_what_the_engine_is_asked_for_travels_with_the_launch() -> None:
+    asked = a_spec(
+        lora_list=[{"lora_name": "support", "source": SOURCE}],
+        speculative_config={"algorithm": "mtp", "draft_tokens": 2},
+        extended_kv_cache={"ram_size": 64},
+        categories=["embedding"],
+        image_name="example.org/vllm:1",
+        entrypoint=["vllm", "serve"],
+        run_command="{{model_path}}",
+    )
+    request = a_request(asked)
+    answer = placed(request, a_machine("w1", gpus(1)))
+    launch = launch_of(asked, request, answer, 7)
+    assert launch == Launch(
+        model_name="m",
+        generation=7,
+        backend="vLLM",
+        image="example.org/vllm:1",
+        entrypoint=("vllm", "serve"),
+        run_command="{{model_path}}",
+        source=asked.source,
+        parameters=launch.parameters,
+        categories=("embedding",),
+        lora_list=asked.lora_list,
+        speculative_config=asked.speculative_config,
+        extended_kv_cache=asked.extended_kv_cache,
+        memory_fraction=answer.take.share,
+        context_length=answer.context,
+    )
+
+
+def test_what_a_model_is_for_is_read_from_its_files_where_the_author_does_not_say() -> None:
+    request = a_request()
+    answer = placed(request, a_machine("w1", gpus(1)))
+    assert request.usual is not None
+    assert launch_of(request.spec, request, answer, 7).categories == (request.usual.architecture.category,) == ("llm",)
 
 
 # -- the user's own selection -----------------------------------------------------------------------------------------

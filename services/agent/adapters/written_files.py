@@ -1,0 +1,29 @@
+"""What of an engine's command is a matter of the machine before it is started: files, and what no runtime here can do."""
+
+from pathlib import Path
+
+from schemas.reasons import ContainerNotStarted
+from services.agent.domain.runtime import EngineCommand, EngineNotStarted
+
+MODE = 0o640
+
+
+def prepare(command: EngineCommand) -> None:
+    """Its files are there, whole. Raises EngineNotStarted."""
+    if command.sidecars:
+        names = ", ".join(sidecar[0] for sidecar in command.sidecars)
+        reason = ContainerNotStarted(
+            problem=f"{names} would have to run beside {command.program}, which is not supported yet"
+        )
+        raise EngineNotStarted((reason,), reason.sentence())
+    for name, text in command.files.items():
+        path = Path(name)
+        try:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.chmod(MODE)
+            part.replace(path)
+        except OSError as error:
+            reason = ContainerNotStarted(problem=f"{path} can't be written: {error.strerror}")
+            raise EngineNotStarted((reason,), reason.sentence()) from error

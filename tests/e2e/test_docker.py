@@ -1,0 +1,95 @@
+"""The main job with engines in containers: deployed, pulled or found, answering, restarted with everything around them."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.agent.adapters.docker import connect
+from tests.chaos.what_must_hold import facts_of, of_type
+from tests.support.docker_engine import HAVE_OWN_NETWORK, DockerEngine, why_not
+from tests.support.stack import Stack
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.skipif(not HAVE_OWN_NETWORK, reason="engines can be reached where `make test-docker` runs it"),
+]
+
+IMAGE = "llama-cpp-test:1"
+MODULE = "services.agent.adapters.llama_cpp_server"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[tuple[DockerEngine, str]]:
+    """And the Python that is in its image."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="m") as directory:  # sockets have short names
+        engine = DockerEngine(Path(directory))
+        engine.start()
+        try:
+            yield engine, engine.make_llama_cpp_image(IMAGE)
+        finally:
+            engine.remove()
+
+
+def settings(engine: DockerEngine) -> dict[str, Any]:
+    """On an address that the kernel forwards: to loopback only a child of dockerd does, which goes with it."""
+    return {"runtime": "docker", "docker_host": engine.url, "worker_ip": "192.0.2.1"}
+
+
+def running(engine: DockerEngine) -> list[str]:
+    """Ids of its containers."""
+    client = connect(engine.url)
+    try:
+        return [each["Id"] for each in client.containers()]
+    finally:
+        client.close()
+
+
+async def test_a_model_is_served_from_a_container_and_survives_its_agent_and_its_docker_engine(
+    stack: Stack, engine: tuple[DockerEngine, str]
+) -> None:
+    docker, program = engine
+    await stack.start_scheduler()
+    await stack.start_worker(**settings(docker))
+    await stack.start_api()
+    client = stack.client()
+    await client.deploy("tinychat", image_name=IMAGE, entrypoint=[program, "-m", MODULE])
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+    assert (await client.ask("tinychat"))[0] == 200
+    (container,) = await asyncio.to_thread(running, docker)
+
+    await stack.stop("agent-0")
+    await asyncio.to_thread(docker.end)
+    assert (await client.ask("tinychat"))[0] == 200, "nobody but the engine is needed to answer"
+    await asyncio.to_thread(docker.start)
+    await stack.start_agent(**settings(docker))
+    await client.until_state("/v2/workers/worker-0", "ready", seconds=60)
+    assert (await client.ask("tinychat"))[0] == 200
+    assert await asyncio.to_thread(running, docker) == [container]
+    assert of_type(await facts_of(stack), "InstanceFailed") == []
+
+    await client.request("DELETE", "/v2/models/tinychat")
+    await client.until("/v2/model-instances", lambda found: found["items"] == [], seconds=60)
+    assert await asyncio.to_thread(running, docker) == []
+
+
+async def test_an_image_that_nobody_has_is_an_error_with_its_reason(
+    stack: Stack, engine: tuple[DockerEngine, str]
+) -> None:
+    docker, _ = engine
+    await stack.start_scheduler()
+    await stack.start_worker(**settings(docker))
+    await stack.start_api()
+    client = stack.client()
+    await client.deploy("none", image_name="127.0.0.1:1/nobody/made-this:1", restart_on_error=False)
+    model = await client.until_state("/v2/models/none", "pending", seconds=60)
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    instance = await client.until_state(f"/v2/model-instances/{instance['id']}", "error", seconds=60)
+
+    assert [reason["code"] for reason in instance["reasons"]] == ["image_not_pulled"]
+    assert model["ready_replicas"] == 0
