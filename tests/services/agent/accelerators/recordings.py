@@ -1,6 +1,7 @@
 """What is recorded of each vendor's tool, by case; and who reads it."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,11 @@ PARSERS: Final[Mapping[str, Callable[[Answers], tuple[GpuReading, ...]]]] = {
 
 def recorded(vendor: str, case: str) -> dict[str, str]:
     """Question → what the tool printed."""
+    return dict(_recorded(vendor, case))
+
+
+@cache
+def _recorded(vendor: str, case: str) -> Mapping[str, str]:
     return {
         file.stem.replace("_", " "): file.read_text(encoding="utf-8") for file in (RECORDED / vendor / case).iterdir()
     }

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.agent.domain.accelerators.gpus import gpus
@@ -32,6 +32,7 @@ def readings(vendor: str, answers: dict[str, str]) -> tuple[GpuReading, ...]:
 
 
 @vendors
+@settings(max_examples=50)
 @given(data=st.data())
 def test_of_any_text(vendor: str, data: st.DataObject) -> None:
     answers = st.dictionaries(st.sampled_from(QUESTIONS[vendor]), st.text(max_size=300))
@@ -39,6 +40,7 @@ def test_of_any_text(vendor: str, data: st.DataObject) -> None:
 
 
 @vendors
+@settings(max_examples=50)
 @given(data=st.data())
 def test_of_its_own_lines_in_any_order(vendor: str, data: st.DataObject) -> None:
     lines = st.lists(st.sampled_from(LINES[vendor]), max_size=40).map("\n".join)
@@ -46,6 +48,7 @@ def test_of_its_own_lines_in_any_order(vendor: str, data: st.DataObject) -> None
 
 
 @vendors
+@settings(max_examples=50)
 @given(data=st.data())
 def test_of_recordings_with_characters_changed(vendor: str, data: st.DataObject) -> None:
     answers = recorded(vendor, data.draw(st.sampled_from(cases(vendor))))
@@ -58,6 +61,7 @@ def test_of_recordings_with_characters_changed(vendor: str, data: st.DataObject)
 
 
 @vendors
+@settings(max_examples=50)
 @given(data=st.data())
 def test_of_recordings_that_end_too_early(vendor: str, data: st.DataObject) -> None:
     """No GPU becomes another, larger or emptier one by it."""
