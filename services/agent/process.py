@@ -32,6 +32,7 @@ from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
+from services.agent.adapters.probes.detection import Detector
 from services.agent.domain.diagnosis import diagnose, evidence
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.plan import plan, worker_ports
@@ -108,6 +109,7 @@ class AgentProcess:
         except ValueError as error:
             raise BadSettings(f"MUSTER_ENGINE_PORTS is wrong: {error}") from error
         self._runtime = runtime or LocalProcessRuntime(settings.data_dir / "engines")
+        self._detector = Detector()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
         self._reconciling = asyncio.Lock()
@@ -150,6 +152,7 @@ class AgentProcess:
                 await broker.stop()
             await self._http.close()
             await self._runtime.close()
+            self._detector.close()
             await bus.close()
 
     # -- the assignment -----------------------------------------------------------------------------------------------
@@ -324,7 +327,10 @@ class AgentProcess:
 
     async def _inventory(self) -> Inventory:
         backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
-        return await asyncio.to_thread(read_inventory, self._settings.inventory, backends)
+        handles = [engine.handle for engine in await self._runtime.list()]
+        return await asyncio.to_thread(
+            read_inventory, self._settings.inventory, backends, lambda: self._detector.gpus(handles)
+        )
 
     async def _picture(self) -> WorkerObserved:
         edge = self._line()

@@ -74,7 +74,7 @@ def detect(
 
 
 class Detector:
-    """Looks again and again. It is asked by one thread at a time."""
+    """Looks again and again, for any thread."""
 
     def __init__(
         self,
@@ -94,9 +94,25 @@ class Detector:
         self._idle_bytes: dict[GpuKey, int] = {}
         self._gpus: tuple[Gpu, ...] = ()
         self._logged: frozenset[Problem] = frozenset()
+        self._looking = threading.RLock()
 
     def look(self) -> Detected:
         """Asks whoever is due, and waits for answers: shortly, unless a vendor never answered yet."""
+        with self._looking:
+            return self._look()
+
+    def gpus(self, handles: Iterable[int | str] = ()) -> tuple[Gpu, ...]:
+        """For the inventory. `handles`: of the engines that run."""
+        with self._looking:
+            self._gpus = steady(self._gpus, self._reported(tuple(handles)))
+            return self._gpus
+
+    def close(self) -> None:
+        for seen in self._seen:
+            if not seen.is_asking:
+                seen.probe.close()
+
+    def _look(self) -> Detected:
         now = self._clock()
         if now >= self._present_due_at:
             self._present_due_at = now + PRESENCE_SECONDS
@@ -121,11 +137,9 @@ class Detector:
             tuple(problem for seen in here for problem in (*seen.problems, *self._silent(seen))),
         )
 
-    def gpus(self, handles: Iterable[int | str] = ()) -> tuple[Gpu, ...]:
-        """For the inventory. `handles`: of the engines that run."""
-        detected = self.look()
+    def _reported(self, running: tuple[int | str, ...]) -> tuple[Gpu, ...]:
+        detected = self._look()
         self._log(detected.problems)
-        running = tuple(handles)
         if not running:
             self._idle_bytes = {
                 (reading.type, reading.index): reading.memory_used_bytes
@@ -133,14 +147,7 @@ class Detector:
                 if reading.memory_used_bytes is not None
             }
         using = {process.pid for reading in detected.readings for process in reading.processes or ()}
-        ours = pids_of_engines(using, running)
-        self._gpus = steady(self._gpus, gpus(detected.readings, ours, self._idle_bytes))
-        return self._gpus
-
-    def close(self) -> None:
-        for seen in self._seen:
-            if not seen.is_asking:
-                seen.probe.close()
+        return gpus(detected.readings, pids_of_engines(using, running), self._idle_bytes)
 
     def _ask(self, seen: _Seen) -> None:
         seen.due_at = self._clock() + RETRY_SECONDS  # should it die of a fault of its own

@@ -46,7 +46,7 @@ class ToolProbe:
     ) -> None:
         self.vendor = vendor
         self.questions = tuple(questions)
-        self._parse = parse
+        self.parse = parse
         self._follow_up = follow_up
         self.timeout_seconds = timeout_seconds
         self._kept: dict[str, tuple[float, str | None]] = {}
@@ -63,10 +63,10 @@ class ToolProbe:
         failures: list[tuple[Problem, bool]] = []
         cost = self._ask(self.questions, lookup, answers, failures)
         try:
-            readings = self._parse(answers)
+            readings = self.parse(answers)
             if further := self._follow_up(readings):
                 cost += self._ask(further, lookup, answers, failures)
-                readings = self._parse(answers)
+                readings = self.parse(answers)
         except BadOutput as error:
             self._kept.clear()
             tried = self._command(self.questions[0])

@@ -1,6 +1,7 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,6 +269,18 @@ def test_a_driver_that_hangs_does_not_keep_the_agent_waiting(nvidia: Path, clock
     clock.now += 10
     assert detector.look() == Detected((A_GPU,))  # the answer before it counts
     probe.may_answer.set()
+
+
+def test_several_threads_may_look_at_once(nvidia: Path, clock: Clock) -> None:
+    probe = Scripted(Probed((A_GPU,)))
+    probe.may_answer.clear()
+    detector = a_detector(nvidia, clock, probe)
+    with ThreadPoolExecutor(4) as pool:
+        looks = [pool.submit(detector.look) for _ in range(4)]
+        time.sleep(0.1)
+        probe.may_answer.set()
+        assert [look.result() for look in looks] == [Detected((A_GPU,))] * 4
+    assert probe.asked == 1
 
 
 def test_gpus_do_not_vanish_when_the_driver_fails_and_are_unhealthy_when_it_goes_on(nvidia: Path, clock: Clock) -> None:

@@ -120,6 +120,11 @@ def test_what_a_library_prints_is_no_answer(machine: Machine, tmp_path: Path) ->
     assert machine.probe.read(find_tool).readings == read("nvidia", "one")
 
 
+def test_an_answer_without_an_end_is_a_problem(machine: Machine) -> None:
+    machine.has(**scenario("one") | {"driver_version": "5" * 3_000_000})
+    assert [problem.said for problem in machine.probe.read(find_tool).problems] == ["more than 2097152 bytes of output"]
+
+
 @pytest.mark.parametrize(
     ("module", "said"),
     [
