@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from docs.making import bus, events, golden, reasons, rest, settings, states
+from docs.making import accelerators, bus, events, golden, reasons, rest, settings, states
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 GOLDEN: Final = Path(__file__).parents[1] / "tests" / "golden"
@@ -30,6 +30,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reasons.md": reasons.page,
     "states.md": states.page,
     "settings.md": settings.page,
+    "accelerators.md": accelerators.page,
     "openapi.json": lambda: _json(rest.document()),
     "asyncapi.json": lambda: _json(bus.document()),
 }

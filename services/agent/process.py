@@ -32,6 +32,7 @@ from schemas.subjects import ask
 from services.agent.adapters.inventory import read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
+from services.agent.adapters.probes.detection import Detector
 from services.agent.domain.containers import contained
 from services.agent.domain.diagnosis import diagnose, evidence
 from services.agent.domain.engines.command import command_of
@@ -127,6 +128,7 @@ class AgentProcess:
         except ValueError as error:
             raise BadSettings(f"MUSTER_ENGINE_PORTS is wrong: {error}") from error
         self._runtime = runtime or self._make_runtime()
+        self._detector = Detector()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
         self._pulling: dict[EngineId, asyncio.Task[None]] = {}
@@ -181,6 +183,7 @@ class AgentProcess:
                 await broker.stop()
             await self._http.close()
             await self._runtime.close()
+            self._detector.close()
             await bus.close()
 
     # -- the assignment -----------------------------------------------------------------------------------------------
@@ -417,7 +420,10 @@ class AgentProcess:
 
     async def _inventory(self) -> Inventory:
         backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
-        found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends)
+        handles = [engine.handle for engine in await self._runtime.list()]
+        found = await asyncio.to_thread(
+            read_inventory, self._settings.inventory, backends, lambda: self._detector.gpus(handles)
+        )
         return found if self._settings.runtime == "process" else found.model_copy(update={"runtime": "docker"})
 
     async def _picture(self) -> WorkerObserved:

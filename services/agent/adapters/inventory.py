@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,10 +16,17 @@ ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """As machines call themselves → as container images are labelled (OCI image index, `architecture`)."""
 
 
-def read_inventory(file: Path | None, backends: Mapping[str, str | None]) -> Inventory:
+def no_gpus() -> tuple[Gpu, ...]:
+    return ()
+
+
+def read_inventory(
+    file: Path | None, backends: Mapping[str, str | None], detect_gpus: Callable[[], tuple[Gpu, ...]] = no_gpus
+) -> Inventory:
     """`file`: a JSON object with fields of Inventory; it says what the machine has, and what it leaves out is measured.
 
-    Raises BadSettings, which names the file and the field.
+    A file with `gpus` wins over what is detected, which is not even asked then: `[]` keeps a worker from using its GPUs. Raises
+    BadSettings, which names the file and the field.
     """
     machine = platform.machine()
     measured: dict[str, Any] = {
@@ -30,13 +37,15 @@ def read_inventory(file: Path | None, backends: Mapping[str, str | None]) -> Inv
         "backends": dict(backends),
     }
     if file is None:
-        return Inventory.model_validate(measured)
+        return Inventory.model_validate(measured | {"gpus": detect_gpus()})
     described = _object_in(file)
     gpus = described.get("gpus")
     _refuse_unknown(file, described, Inventory.model_fields, "")
     for index, gpu in enumerate(cast("list[Any]", gpus) if isinstance(gpus, list) else []):
         if isinstance(gpu, dict):
             _refuse_unknown(file, cast("dict[str, Any]", gpu), Gpu.model_fields, f"gpus.{index}.")
+    if "gpus" not in described:
+        measured["gpus"] = detect_gpus()
     try:
         return Inventory.model_validate(measured | described)
     except ValidationError as error:

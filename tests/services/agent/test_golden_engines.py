@@ -1,6 +1,6 @@
 """What is started for every vendor and engine that there is, as files: tests/golden/engines/<vendor>/<engine>/<shape>.json.
 
-After a change that is meant, `MUSTER_UPDATE_GOLDEN=1 pytest tests/services/agent/test_golden_engines.py` writes them anew.
+After a change that is meant, `UPDATE_GOLDEN=1 pytest tests/services/agent/test_golden_engines.py` writes them anew.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from services.agent.domain.gpu_access import VENDORS, AssignedGpu, How, gpu_acce
 from tests.services.agent.starts import a_launch, a_start
 
 GOLDEN: Final = Path(__file__).parents[2] / "golden" / "engines"
-IS_UPDATE: Final = os.environ.get("MUSTER_UPDATE_GOLDEN") == "1"
+IS_UPDATE: Final = os.environ.get("UPDATE_GOLDEN") == "1"
 HOWS: Final[tuple[How, ...]] = ("process", "hook", "cdi", "nodes")
 RUN_COMMAND: Final = "serve {{model_path}} --name={{model_name}} --listen {{worker_ip}}:{{port}} --gpus {{gpu_indexes}}"
 FAMILIES: Final = {"cann": "Ascend910B2", "cuda": "hopper"}

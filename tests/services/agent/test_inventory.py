@@ -39,6 +39,30 @@ def test_a_file_says_what_the_machine_has_and_the_rest_is_measured(tmp_path: Pat
     )
 
 
+def test_gpus_that_were_detected_are_reported(tmp_path: Path) -> None:
+    found = (Gpu.model_validate(GPU),)
+    assert read_inventory(None, BACKENDS, lambda: found).gpus == found
+    assert read_inventory(a_file(tmp_path, {"memory_total": 2**40}), BACKENDS, lambda: found).gpus == found
+
+
+@pytest.mark.parametrize("gpus", [[], [{**GPU, "index": 1, "name": "A100"}]])
+def test_a_file_that_names_gpus_wins_and_no_driver_is_asked(gpus: list[object], tmp_path: Path) -> None:
+    def ask() -> tuple[Gpu, ...]:
+        raise AssertionError("a driver that hangs is why the file says so")
+
+    inventory = read_inventory(a_file(tmp_path, {"gpus": gpus}), BACKENDS, ask)
+    assert inventory.gpus == tuple(Gpu.model_validate(gpu) for gpu in gpus)
+
+
+@pytest.mark.parametrize(("machine", "arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
+def test_gpus_are_reported_the_same_on_every_processor(
+    machine: str, arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    inventory = read_inventory(None, BACKENDS, lambda: (Gpu.model_validate(GPU),))
+    assert (inventory.arch, inventory.gpus) == (arch, (Gpu.model_validate(GPU),))
+
+
 @pytest.mark.parametrize(
     ("described", "field"),
     [
