@@ -1,6 +1,6 @@
 """What the child calls of pynvml, over the GPUs in `scenario.json` beside this file: a recorded answer of the child itself.
 
-Read anew at each `nvmlInit`. Names and results as in nvidia-ml-py 13.
+Read anew at each `nvmlInit`; a file `replaced` beside it means that the driver is away. Names and results as in nvidia-ml-py 13.
 """
 
 import json
@@ -34,6 +34,8 @@ def nvmlShutdown() -> None:  # noqa: N802
 
 
 def nvmlDeviceGetCount() -> int:  # noqa: N802
+    if SCENARIO.with_name("replaced").exists():
+        raise NVMLError("Driver Not Loaded")
     return len(_state["gpus"])
 
 

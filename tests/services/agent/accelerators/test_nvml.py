@@ -81,6 +81,18 @@ def test_a_driver_that_is_loaded_later_is_noticed(machine: Machine) -> None:
     assert machine.probe.read(find_tool).readings == read("nvidia", "one")
 
 
+def test_a_driver_that_is_replaced_while_it_is_asked_is_a_problem_until_it_is_there_again(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.has(**scenario("one"))
+    machine.probe.read(find_tool)
+    (tmp_path / "replaced").touch()
+    assert [problem.said for problem in machine.probe.read(find_tool).problems] == ["NVML: Driver Not Loaded"]
+    (tmp_path / "replaced").unlink()
+    machine.has(**scenario("eight"))
+    assert machine.probe.read(find_tool).readings == read("nvidia", "eight")
+
+
 def test_a_driver_that_hangs_is_a_problem_and_its_child_is_ended(tmp_path: Path) -> None:
     machine = Machine(tmp_path, timeout_seconds=1.5)
     machine.has(hangs=True)
@@ -116,7 +128,7 @@ def test_the_child_ends_when_nobody_can_ask_it_any_more() -> None:
 def test_what_a_library_prints_is_no_answer(machine: Machine, tmp_path: Path) -> None:
     machine.has(**scenario("one"))
     with (tmp_path / "pynvml.py").open("a") as module:
-        module.write("print('hello')\n")
+        module.write("import os; os.write(1, b'hello\\n'); time.sleep(0.3)\n")
     assert machine.probe.read(find_tool).readings == read("nvidia", "one")
 
 

@@ -241,6 +241,12 @@ def test_a_310p_has_no_hbm_and_no_power() -> None:
     assert reading.compute_capability == "310p"
 
 
+def test_two_gpus_on_one_board_are_told_by_their_own_numbers() -> None:
+    answers = recorded("metax", "in_use")
+    answers["table"] = answers["table"].replace("| 1     MetaX C500 | 1 ", "| 0     MetaX C500 | 1 ")
+    assert PARSERS["metax"](answers) == read("metax", "in_use")
+
+
 def test_the_port_of_an_npu_may_be_down() -> None:
     assert [reading.network for reading in read("ascend", "unhealthy")] == [
         RocePort("192.168.100.100", up=True),
