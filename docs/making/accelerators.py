@@ -42,6 +42,7 @@ def _lines(tests: Path) -> Iterator[str]:
         "# Accelerators",
         "",
         "An agent finds the GPUs of its machine by itself, unless a file (`MUSTER_INVENTORY`) names `gpus`: then no driver is asked.",
+        "Nor is one where no engine could use them: the llama.cpp that comes with Muster runs on the CPU (`MUSTER_RUNTIME=process`).",
         "A vendor is asked when a device of it is on the PCI bus (display controller, processor, accelerator), or its tool is there.",
         "",
         "No driver is called in the agent's own process, and every question has a deadline. What costs little is asked every",

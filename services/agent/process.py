@@ -29,7 +29,7 @@ from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
-from services.agent.adapters.inventory import read_inventory
+from services.agent.adapters.inventory import no_gpus, read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
 from services.agent.adapters.probes.detection import Detector
@@ -49,7 +49,7 @@ from services.agent.domain.runtime import (
     ImageNotPulled,
     RunningEngine,
 )
-from services.agent.settings import AgentSettings
+from services.agent.settings import BUILT_IN_LLAMA_CPP, AgentSettings
 
 log = logging.getLogger(__name__)
 
@@ -421,10 +421,14 @@ class AgentProcess:
     async def _inventory(self) -> Inventory:
         backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
         handles = [engine.handle for engine in await self._runtime.list()]
-        found = await asyncio.to_thread(
-            read_inventory, self._settings.inventory, backends, lambda: self._detector.gpus(handles)
-        )
+        detect = (lambda: self._detector.gpus(handles)) if self._can_use_gpus else no_gpus
+        found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends, detect)
         return found if self._settings.runtime == "process" else found.model_copy(update={"runtime": "docker"})
+
+    @property
+    def _can_use_gpus(self) -> bool:
+        """The built-in llama.cpp knows none: a GPU that is offered to it would be promised and never used."""
+        return self._settings.runtime == "docker" or self._settings.llama_cpp_command != BUILT_IN_LLAMA_CPP
 
     async def _picture(self) -> WorkerObserved:
         edge = self._line()

@@ -40,7 +40,7 @@ class Machine:
         if not self.gpu_vendors:
             return f"{chosen}: no GPU was found"
         found = f"{', '.join(self.gpu_vendors)} GPU" + (" and Docker Engine" if self.docker else ", no Docker Engine")
-        return f"{chosen}: {found} found, but this version runs no engines on GPUs yet (`--inventory` describes them by hand)"
+        return f"{chosen}: {found} found, which it does not use (an agent with MUSTER_RUNTIME=docker does)"
 
 
 def look_at_machine(

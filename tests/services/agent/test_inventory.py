@@ -6,12 +6,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kernel.accounts import new_seed
 from kernel.settings import BadSettings
 from schemas.models import Gpu, Inventory
 from services.agent.adapters.inventory import read_inventory
+from services.agent.adapters.local_process import LocalProcessRuntime
+from services.agent.adapters.probes.detection import Detector
+from services.agent.process import AgentProcess
+from services.agent.settings import AgentSettings
 
 BACKENDS = {"llama.cpp": "2026.10"}
 GPU = {"index": 0, "vendor": "nvidia", "type": "cuda", "name": "H100", "memory_total": 80 * 2**30}
+FOUND = Gpu.model_validate(GPU)
 
 
 def a_file(directory: Path, described: object) -> Path:
@@ -89,3 +95,24 @@ def test_a_file_that_is_missing_or_no_json_is_told_with_its_name(tmp_path: Path)
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(BadSettings, match=r"bad\.json is not JSON"):
         read_inventory(tmp_path / "bad.json", BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, ()),
+        ({"llama_cpp_command": "llama-server"}, (FOUND,)),
+        ({"runtime": "docker", "docker_host": "unix:///nowhere"}, (FOUND,)),
+    ],
+)
+async def test_gpus_are_offered_where_an_engine_could_use_them(
+    settings: dict[str, str], found: tuple[Gpu, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"agent_nkey_seed": new_seed(), "data_dir": tmp_path, "worker_ip": "127.0.0.1"}
+    agent = AgentProcess(AgentSettings.model_validate(keys | settings), runtime=LocalProcessRuntime(tmp_path))
+
+    def gpus(*_: object) -> tuple[Gpu, ...]:
+        return (FOUND,)
+
+    monkeypatch.setattr(Detector, "gpus", gpus)
+    assert (await agent._inventory()).gpus == found  # pyright: ignore[reportPrivateUsage]
