@@ -74,6 +74,12 @@ BAD_FIELDS: list[tuple[str, object]] = [
         for value in ([], {"a": 5}, {"a": "x\n"}, {"a\0": "x"}, {str(n): "" for n in range(65)})
     ),
     *(("gpu_selector", value) for value in ([], {"gpu_ids": "all"}, {"gpu_idz": []}, {"gpu_ids": ["a\0"]})),
+    *(("entrypoint", value) for value in ("vllm serve", [5], ["a\0"], ["a"] * 65)),
+    *(("run_command", value) for value in ("", " ", "a 'b", 5, ["a"])),
+    *(
+        ("extended_kv_cache", value)
+        for value in ([], {"ram_size": 0}, {"ram_ratio": ""}, {"chunk_size": 1.5}, {"gib": 1})
+    ),
     *(("restart_on_error", value) for value in ("perhaps", 2, [])),
     *(("start_timeout_seconds", value) for value in (0, -1, 86401, "soon", [])),
     *(("description", value) for value in (5, "a" * 4097, "a\0b", ["x"])),

@@ -34,6 +34,7 @@ class GpuAccess:
     """How an engine gets at the GPUs that are assigned to it, and at no other."""
 
     env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The last word: no variable of the engine's or of its user takes its place."""
     requests: tuple[DeviceRequest, ...] = ()
     devices: tuple[str, ...] = ()
     """Nodes under /dev."""

@@ -135,6 +135,12 @@ def test_machines_read_the_same_rank_table() -> None:
     )
 
 
+def test_machines_meet_at_the_same_port() -> None:
+    ports = {config(nodes=2, rank=rank)["BackendConfig"]["multiNodesInferPort"] for rank in (0, 1)}
+    assert ports == {21404}
+    assert "multiNodesInferPort" not in config()["BackendConfig"]
+
+
 def test_one_machine_has_no_rank_table() -> None:
     alone = command()
     assert list(alone.files) == [f"{DIRECTORY}/config.json"]

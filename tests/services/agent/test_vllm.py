@@ -215,5 +215,7 @@ def test_libraries_talk_over_the_interface_of_the_workers_address() -> None:
     assert (ascend["HCCL_SOCKET_IFNAME"], "NCCL_SOCKET_IFNAME" in ascend) == ("eth0", False)
 
 
-def test_the_users_environment_wins() -> None:
-    assert vllm(a_start(a_launch("vLLM", env={"OMP_NUM_THREADS": "8"}))).env["OMP_NUM_THREADS"] == "8"
+@pytest.mark.parametrize(("nodes", "version"), [(1, "0.32"), (2, "0.32"), (2, "0.17")])
+def test_the_users_environment_wins(nodes: int, version: str) -> None:
+    start = on_machines(0, nodes=nodes, version=version, env={"OMP_NUM_THREADS": "8"})
+    assert vllm(start).env["OMP_NUM_THREADS"] == "8"
