@@ -281,22 +281,28 @@ class DockerRuntime:
 
     async def _keep_watching(self) -> None:
         """First the events, then the picture: whatever ends after it was drawn is heard of."""
-        loop = asyncio.get_running_loop()
         while True:
-            died: asyncio.Queue[bool] = asyncio.Queue()
-            filters = {"type": "container", "event": ["die"], "label": f"{WORKER}={self._worker}"}
-            events = self._events = await self._call(lambda client: client.events(decode=True, filters=filters))  # noqa: B023 - called at once
-            reading = asyncio.create_task(asyncio.to_thread(_read_events, events, loop, died))
             try:
-                await self._tell_ends()
-                while await died.get():
-                    await self._tell_ends()
-            finally:
-                with suppress(Exception):  # it is closed under the reader's hands
-                    events.close()
-                await asyncio.gather(reading, return_exceptions=True)
-            log.warning("the Docker Engine is away; engines run on if it is configured so (live-restore)")
+                await self._watch_once()
+                log.warning("the Docker Engine is away; engines run on if it is configured so (live-restore)")
+            except APIError as error:
+                log.warning("the Docker Engine does not tell what ended: %s", error)
             await asyncio.sleep(AWAY_SECONDS)
+
+    async def _watch_once(self) -> None:
+        """As long as the Docker Engine answers. Raises APIError."""
+        died: asyncio.Queue[bool] = asyncio.Queue()
+        filters = {"type": "container", "event": ["die"], "label": f"{WORKER}={self._worker}"}
+        events = self._events = await self._call(lambda client: client.events(decode=True, filters=filters))
+        reading = asyncio.create_task(asyncio.to_thread(_read_events, events, asyncio.get_running_loop(), died))
+        try:
+            await self._tell_ends()
+            while await died.get():
+                await self._tell_ends()
+        finally:
+            with suppress(Exception):  # it is closed under the reader's hands
+                events.close()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _tell_ends(self) -> None:
         for found in await self._ours():

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.errors import APIError
 
 from schemas.reasons import ContainerNotStarted, DevicesNotAvailable, ImageNotFound, PortInUse
-from services.agent.adapters.docker import connect
+from services.agent.adapters.docker import DockerRuntime, connect
 from services.agent.domain.runtime import (
     Container,
     ContainerRuntime,
@@ -203,6 +204,23 @@ async def test_the_containers_of_the_last_five_attempts_are_kept_with_their_logs
         await next_exit(runtime)
     assert [await runtime.log_tail(an_id(attempt), 5) for attempt in (1, 2, 3, 7)] == [(), (), ("3",), ("7",)]
     assert len(containers(agents)) == 5
+
+
+async def test_an_error_of_the_docker_engine_keeps_nobody_from_being_told_what_ends(
+    runtime: ContainerRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell, failed = DockerRuntime._tell_ends, list[str]()  # pyright: ignore[reportPrivateUsage] - what meets the error
+
+    async def fails_once(self: DockerRuntime) -> None:
+        if not failed:
+            failed.append("once")
+            raise APIError("500 Server Error")
+        await tell(self)
+
+    monkeypatch.setattr(DockerRuntime, "_tell_ends", fails_once)
+    await runtime.start(an_id(), in_container("raise SystemExit(3)"), {})
+    assert (await next_exit(runtime)).exit_code == 3
+    assert failed
 
 
 # -- a Docker Engine that comes and goes ------------------------------------------------------------------------------
