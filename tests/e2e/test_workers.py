@@ -108,7 +108,13 @@ async def test_an_evicted_instance_runs_elsewhere_and_its_former_engine_ends_whe
     agent.send_signal(signal.SIGCONT)
     await until_no_engine(stack, 0, of_attempt=1)
     await until_ready(client, 2)
-    (ended,) = of_type(await facts_of(stack), "InstanceAttemptEnded")
+    found = of_type(await facts_of(stack), "InstanceAttemptEnded")
+    for _ in range(600):  # the report of its end is on its way
+        if found:
+            break
+        await asyncio.sleep(0.05)
+        found = of_type(await facts_of(stack), "InstanceAttemptEnded")
+    (ended,) = found
     assert (ended.envelope.data["attempt"], ended.envelope.data["worker_id"]) == (1, stack.workers[0].id)
     assert list(stack.engines(1)) == [(instance["id"], 2)]
     assert {(await client.ask("chat"))[1]["pid"] for _ in range(5)} == {answer["pid"]}
