@@ -349,7 +349,7 @@ class AgentProcess:
                 "instance_id": watched.id.instance_id,
                 "attempt": watched.id.attempt,
                 "rank": watched.rank,
-                "phase": "exited" if exit_.ended_by == "itself" else "stopped",
+                "phase": phase_of_end(exit_),
                 "exit_code": code,
                 "reasons": reasons,
                 "log_tail": evidence(exit_.log_tail),
@@ -496,6 +496,11 @@ class AgentProcess:
         if self._tasks is None:
             raise Unavailable("the agent is not running")
         return self._tasks.create_task(_as_coroutine(work))
+
+
+def phase_of_end(ended: EngineExit) -> EnginePhase:
+    """`stopped`: nothing is wrong with the engine. One that took more memory than it may has ended by its own fault."""
+    return "exited" if ended.ended_by in ("itself", "memory") else "stopped"
 
 
 def why_ended(watched: Watched, ended: EngineExit) -> tuple[Reason, ...]:

@@ -30,7 +30,7 @@ from schemas.reports import (
 )
 from services.agent.domain import plan as planning
 from services.agent.domain.runtime import EngineExit, EngineId
-from services.agent.process import LOADING_AGAIN_SECONDS, PROBES_UNTIL_UNHEALTHY, Watched, why_ended
+from services.agent.process import LOADING_AGAIN_SECONDS, PROBES_UNTIL_UNHEALTHY, Watched, phase_of_end, why_ended
 from services.simulator.domain.dice import draw
 from tests.simulation.clock import VirtualClock, finish
 from tests.simulation.lines import Answer
@@ -335,7 +335,7 @@ class Agent(Role):
         watched.ended = EngineSeen(
             instance_id=watched.id.instance_id,
             attempt=watched.id.attempt,
-            phase="exited" if ended.ended_by == "itself" else "stopped",
+            phase=phase_of_end(ended),
             exit_code=ended.exit_code,
             reasons=why_ended(watched, ended),
             peak_ram=watched.peak_ram,
