@@ -9,20 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-VENDORS: Final[Mapping[str, str]] = {
-    "0x10de": "NVIDIA",
-    "0x1002": "AMD",
-    "0x19e5": "Ascend",
-    "0x1d94": "Hygon",
-    "0x1ed5": "Moore Threads",
-    "0x1e3e": "Iluvatar",
-    "0x9999": "MetaX",
-    "0xcabc": "Cambricon",
-    "0x1ded": "T-Head",
-}
-"""PCI vendor ids (facts of the field, 2026-08)."""
-DISPLAY_OR_ACCELERATOR: Final = ("0x03", "0x0b", "0x12")
-"""Classes of PCI devices that can be GPUs: display controllers, processors, accelerators."""
+from services.agent.domain.accelerators import vendors
+from services.agent.domain.accelerators.vendors import ACCELERATOR_CLASSES
+
+VENDORS: Final[Mapping[str, str]] = {vendor.pci_id: vendor.label for vendor in vendors.VENDORS}
+"""PCI vendor id → name for people."""
 
 
 class NotSupported(Exception):
@@ -94,6 +85,6 @@ def gpu_vendors(pci: Path) -> tuple[str, ...]:
             kind = (device / "class").read_text().strip()
         except OSError:
             continue
-        if vendor in VENDORS and kind.startswith(DISPLAY_OR_ACCELERATOR):
+        if vendor in VENDORS and kind.startswith(ACCELERATOR_CLASSES):
             found.add(VENDORS[vendor])
     return tuple(sorted(found))
