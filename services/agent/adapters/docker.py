@@ -8,7 +8,9 @@ While the Docker Engine is away, calls wait for it: engines run on (`live-restor
 import asyncio
 import json
 import logging
+import os
 import shutil
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +22,7 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import CancellableStream, LogConfig, Ulimit
 from docker.types import DeviceRequest as SdkDeviceRequest
+from docker.utils import parse_host
 from requests.exceptions import RequestException
 
 from schemas.ids import InstanceId
@@ -404,17 +407,33 @@ class DockerRuntime:
     def _work(self, work: Callable[[docker.APIClient], T]) -> T:
         if self._client is None:
             self._client = connect(self._base_url)
+        else:
+            _knock(self._base_url or os.environ.get("DOCKER_HOST"))
         return work(self._client)
 
 
 def connect(base_url: str | None) -> docker.APIClient:
     """With the engine's own version of the API, as `version="auto"` would, and nothing left open when it is away."""
+    base_url = base_url or os.environ.get("DOCKER_HOST")
+    _knock(base_url)
     probe = docker.APIClient(base_url=base_url, timeout=CALL_SECONDS, version=ANY_VERSION)
     try:
         version = probe.version(api_version=False)["ApiVersion"]
     finally:
         probe.close()
     return docker.APIClient(base_url=base_url, timeout=CALL_SECONDS, version=version)
+
+
+def _knock(base_url: str | None) -> None:
+    """Raises ConnectionError. The SDK never closes a Unix socket that was refused."""
+    scheme, _, path = str(parse_host(base_url, is_win32=False)).partition("://")
+    if scheme == "http+unix":
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(CALL_SECONDS)
+            try:
+                door.connect(path)
+            except OSError as error:
+                raise ConnectionError(f"{path}: {error}") from error
 
 
 def _read_events(

@@ -242,7 +242,6 @@ async def own(tmp_path: Path) -> AsyncIterator[Containers]:
         gc.collect()  # so that what the SDK left open is this test's
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK leaves refused sockets open
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_engines_survive_their_docker_engine_and_their_ends_meanwhile_are_told(
     own: Containers, number: signal.Signals
