@@ -37,6 +37,12 @@ class InstanceId(Identifier):
     __slots__ = ()
 
 
+class BackendId(Identifier):
+    """`b-…`: digest of the name, in whatever case."""
+
+    __slots__ = ()
+
+
 class FileId(Identifier):
     """`f-…`: digest of source, commit and worker; one file resource for each."""
 

@@ -187,6 +187,22 @@ class Why(Value):
     runners_up: tuple[RunnerUp, ...] = ()
 
 
+class Needs(Value):
+    """What an engine needs beyond a locked-down container. An operator allows it on the worker (`MUSTER_ALLOWED_NEEDS`)."""
+
+    writable_root: bool = False
+    """It writes beside its programs: most compile kernels there."""
+    host_ipc: bool = False
+    host_network: bool = False
+    capabilities: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Z_]{2,32}$")], ...], Field(max_length=16)] = ()
+    """Of Linux, without `CAP_`: `IPC_LOCK`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        flags = [name for name in ("writable_root", "host_ipc", "host_network") if getattr(self, name)]
+        return (*flags, *self.capabilities)
+
+
 class Launch(Value):
     """Everything about the engine that was decided when the attempt was scheduled: an edit of the model changes later attempts."""
 
@@ -196,6 +212,8 @@ class Launch(Value):
     revision: int | None = None
     """The generation that last changed the engine; None (in old facts): not told, and never replaced for it."""
     backend: str
+    engine: str | None = None
+    """Which of Muster's engines starts it; None (in old facts): the backend's name says it."""
     backend_version: str | None = None
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
@@ -211,6 +229,12 @@ class Launch(Value):
     memory_fraction: float | None = None
     context_length: Count | None = None
     """Tokens of one sequence that placement reckoned with."""
+    health_path: str | None = None
+    """Where a `Custom` engine answers 200 when it is ready."""
+    parameter_format: Literal["space", "equal"] | None = None
+    """How a `Custom` engine wants its flags; None: as they are written."""
+    needs: Needs | None = None
+    """Beyond a locked-down container; None (in old facts): what its engine usually needs."""
     parallelism: Parallelism = Parallelism()
     start_timeout_seconds: float = 900.0
 

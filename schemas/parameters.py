@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
 _FLAG: Final = re.compile(r"--?[A-Za-z][\w.-]*")
 """A negative number (`-1`) is a value, and so is a lone dash."""
@@ -51,6 +51,24 @@ def without(parameters: Sequence[str], names: Collection[str]) -> tuple[str, ...
             continue
         kept.append(parameter)
     return tuple(kept)
+
+
+def formatted(parameters: Sequence[str], style: Literal["space", "equal"] | None) -> tuple[str, ...]:
+    """Each flag and its value in the form that an engine reads: `--a b`, or `--a=b`; None: as they are written."""
+    words = split(parameters)
+    if style is None:
+        return words
+    found: list[str] = []
+    for here, before in zip(words, ("", *words), strict=False):
+        name, equals, value = here.partition("=")
+        is_value = not _FLAG.fullmatch(name) and _FLAG.fullmatch(before) is not None
+        if style == "space" and equals and _FLAG.fullmatch(name):
+            found += (name, value)
+        elif style == "equal" and is_value and found[-1] == before:
+            found[-1] = f"{before}={here}"
+        else:
+            found.append(here)
+    return tuple(found)
 
 
 def whole_number(text: str) -> int | None:

@@ -315,6 +315,24 @@ class AcceleratorNotSupported(ReasonBase):
         return f"{self.backend}{version} runs on {', '.join(self.supported)}, and the worker has {has}"
 
 
+class ImageMissing(ReasonBase):
+    """The worker runs containers, and the backend has no image (of this version) for what it is and has. Name one
+    (`image_name`), or add one to the backend.
+    """
+
+    code: Literal["image_missing"] = "image_missing"
+    who: ClassVar[Who] = "author"
+    backend: str
+    version: str | None = None
+    accelerators: tuple[str, ...]
+    """What it would run on: kinds of GPU, or `cpu`."""
+    platform: str
+
+    def sentence(self) -> str:
+        of = f"{self.backend} {self.version or ''}".strip()
+        return f"{of} has no image for {' or '.join(self.accelerators)} on {self.platform}; image_name can name one"
+
+
 class DriverTooOld(ReasonBase):
     """The GPU's driver cannot run what the backend version was built for. Update the driver, or choose an older version."""
 
@@ -653,6 +671,18 @@ class BackendUnknown(ReasonBase):
         return f"there is no backend {self.backend}; known are {', '.join(self.known)}"
 
 
+class BackendDisabled(ReasonBase):
+    """An operator has switched the backend off."""
+
+    code: Literal["backend_disabled"] = "backend_disabled"
+    who: ClassVar[Who] = "operator"
+    backend: str
+    field: str = "backend"
+
+    def sentence(self) -> str:
+        return f"the backend {self.backend} is switched off"
+
+
 class BackendVersionUnknown(ReasonBase):
     """The backend has no such version."""
 
@@ -784,6 +814,19 @@ class EngineUnhealthy(ReasonBase):
 
     def sentence(self) -> str:
         return "the engine does not answer its health probe"
+
+
+class NeedNotAllowed(ReasonBase):
+    """The backend needs more than a locked-down container, and the worker's operator does not allow it
+    (`MUSTER_ALLOWED_NEEDS`).
+    """
+
+    code: Literal["need_not_allowed"] = "need_not_allowed"
+    who: ClassVar[Who] = "operator"
+    needs: tuple[str, ...]
+
+    def sentence(self) -> str:
+        return f"the engine needs {' and '.join(self.needs)}, which this worker does not allow"
 
 
 class EngineNotInstalled(ReasonBase):
@@ -958,14 +1001,14 @@ Reason = Annotated[
         NoWorkers, BeingInspected, ModelNotFound, ModelFilesIncomplete, ModelFileTruncated, ModelFileInvalid, PathNotAllowed,
         WeightsUnknown, InspectionFailed, WorkerNotReady, WorkerCordoned, DownloaderSilent, LabelsDoNotMatch,
         BackendNotAvailable, NotEnoughRam, NotEnoughVram, NoGpu, InventoryIncomplete, WorkerDraining, PlatformNotSupported,
-        AcceleratorNotSupported, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
+        AcceleratorNotSupported, ImageMissing, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
         GpuMemoryInUseByOthers, NotEnoughGpus, NotEnoughDisk, ContextDoesNotFit, Quarantined, NetworkDown,
         WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, TooFewLayers, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
-        TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendVersionUnknown,
+        TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendDisabled, BackendVersionUnknown,
         RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
         WorkerShutDown, MachineRestarted, ImageNotFound, ImageNotPulled, ImageForAnotherPlatform, DevicesNotAvailable,
         ContainerNotStarted, EngineExited,
-        EngineKilled, EngineVanished, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
+        EngineKilled, EngineVanished, NeedNotAllowed, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
         UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, FinishingRequests,
         StopOverdue,
     ],

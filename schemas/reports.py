@@ -59,6 +59,8 @@ class EngineSeen(Value):
     """The agent's diagnosis, when it ended."""
     log_tail: Annotated[tuple[str, ...], Field(max_length=200)] = ()
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+    image_digest: Annotated[str, Field(max_length=512)] | None = None
+    """Of what its container was made from; None: it is in none."""
     peak_vram: dict[int, Bytes] = {}
     """GPU index → the most that it was seen to hold there. Told once it has answered: what it held while it still loaded
     says little. Empty where nobody measures.

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from schemas.backends import BACKENDS, exists
+from schemas.backends import InferenceBackend, built_in, effective, info_of, knows_version
 from schemas.models import ModelSpec
 from schemas.parameters import find, whole_number
 from schemas.reasons import (
+    BackendDisabled,
     BackendUnknown,
     BackendVersionUnknown,
     GpuTypesMixed,
@@ -189,11 +190,16 @@ class _Reader:
         return value
 
 
-def wanted_of(spec: ModelSpec) -> Wanted:
-    """What the parameters fix; `problems` holds what is wrong with the wish, whatever the fleet is."""
-    info = BACKENDS.get(spec.backend)
-    if info is None:
-        return Wanted(Flags(), problems=(BackendUnknown(backend=spec.backend, known=tuple(BACKENDS)),))
+def wanted_of(spec: ModelSpec, backends: Mapping[str, InferenceBackend] | None = None) -> Wanted:
+    """What the parameters fix; `problems` holds what is wrong with the wish, whatever the fleet is.
+
+    `backends`: those that there are, by name; None: the built-in ones.
+    """
+    backends = built_in() if backends is None else backends
+    backend = backends.get(spec.backend)
+    if backend is None:
+        return Wanted(Flags(), problems=(BackendUnknown(backend=spec.backend, known=tuple(backends)),))
+    spec, info = effective(spec, backend), info_of(backend)
     flags = FLAGS[spec.backend]
     reader = _Reader(spec.backend_parameters)
     layers = find(spec.backend_parameters, LAYERS) if spec.backend == "llama.cpp" else None
@@ -212,9 +218,12 @@ def wanted_of(spec: ModelSpec) -> Wanted:
         vram_bytes=_claimed(spec, "vram", VRAM_CLAIM, reader),
         ram_bytes=_claimed(spec, "ram", RAM_CLAIM, reader),
     )
-    if spec.backend_version is not None and spec.image_name is None and not exists(info, spec.backend_version):
+    version = spec.backend_version
+    if version is not None and spec.image_name is None and not knows_version(backend, version):
         known = tuple(version for version in (info.oldest, info.newest) if version is not None)
-        reader.problems.append(BackendVersionUnknown(backend=spec.backend, version=spec.backend_version, known=known))
+        reader.problems.append(BackendVersionUnknown(backend=backend.backend_name, version=version, known=known))
+    if not backend.enabled:
+        reader.problems.append(BackendDisabled(backend=backend.backend_name))
     excluded = _excludes_pipelines(spec)
     _contradictions(wanted, excluded, reader)
     gpus, count_problems = gpus_of(spec, wanted)

@@ -13,7 +13,7 @@ from schemas.facts import FACTS
 from schemas.facts.base import Fact
 from schemas.reports import REPORTS, Beat, Report, RequestsInFlight
 
-KINDS = ("worker", "model", "instance", "file", "scheduler", "name")
+KINDS = ("worker", "model", "instance", "file", "backend", "scheduler", "name")
 ASKS = ((InspectModel, ModelInspection), (TailLog, LogLines))
 
 

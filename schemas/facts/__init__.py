@@ -3,6 +3,7 @@
 from typing import Final
 
 from schemas.envelope import Envelope
+from schemas.facts.backend import BackendCreated, BackendDeleted, BackendUpdated
 from schemas.facts.base import Fact
 from schemas.facts.file import ModelFileFailed, ModelFileForgotten, ModelFileReady, ModelFileWanted
 from schemas.facts.instance import (
@@ -69,6 +70,7 @@ FACTS: Final[tuple[type[Fact], ...]] = (
     InstanceFailed, InstanceRestartPlanned, InstanceUnreachable, InstanceReachable, InstanceStopping,
     InstanceDrained, InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,
     ModelFileWanted, ModelFileReady, ModelFileFailed, ModelFileForgotten,
+    BackendCreated, BackendUpdated, BackendDeleted,
     SchedulerElected,
 )  # fmt: skip
 BY_TYPE: Final[dict[str, type[Fact]]] = {fact.type: fact for fact in FACTS}

@@ -88,6 +88,8 @@ class InstanceRunning(InstanceOnWorkerFact):
     type: ClassVar[str] = "InstanceRunning"
     address: str
     port: Annotated[int, Field(ge=1, le=65535)]
+    image_digest: str | None = None
+    """Of the container that answers: `vllm/vllm-openai@sha256:…`, or the image's own id when it is of no registry."""
 
 
 class InstanceFailed(InstanceOnWorkerFact):

@@ -26,14 +26,14 @@ from schemas.asks import LogLines, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
-from schemas.reasons import BackendNotAvailable, MachineRestarted, OutOfMemory, Reason, WorkerShutDown
+from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from services.agent.adapters.inventory import no_gpus, read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
 from services.agent.adapters.probes.detection import Detector
-from services.agent.domain.containers import contained
+from services.agent.domain.containers import contained, not_allowed
 from services.agent.domain.diagnosis import diagnose, evidence
 from services.agent.domain.engines.command import command_of
 from services.agent.domain.engines.start import Start
@@ -79,6 +79,7 @@ class Watched:
     program: str = ""
     health_path: str | None = "/health"
     """None: it answers no requests, and is well as long as it runs."""
+    image_digest: str | None = None
     progress: float | None = None
     """Of pulling its image; 0 to 1."""
     peak_ram: int | None = None
@@ -99,6 +100,7 @@ class Watched:
             phase=self.phase,
             progress=self.progress,
             ports=ports,
+            image_digest=self.image_digest,
             peak_ram=self.peak_ram,
         )
 
@@ -227,7 +229,7 @@ class AgentProcess:
                 return
             watched.port, watched.program, watched.health_path = command.port, command.program, command.health_path
             details = {"rank": instance.rank, "program": command.program, "health_path": command.health_path}
-            await self._runtime.start(engine, command, details)
+            watched.image_digest = (await self._runtime.start(engine, command, details)).image_digest
         except EngineNotStarted as error:
             self._pulled.clear()  # one may have been removed under our hands
             self._ended(watched, EngineExit(engine, None, None, (str(error),)), error.reasons)
@@ -251,7 +253,7 @@ class AgentProcess:
             address=self._address,
             port=port,
             weights=files,
-            program=() if in_container and launch.image is not None else self._program(launch.backend),
+            program=() if in_container and launch.image is not None else self._program(launch.engine or launch.backend),
             directory=str(directory.absolute()),
         )
         command = command_of(begin)
@@ -264,6 +266,8 @@ class AgentProcess:
         if launch.image is None:
             reason = BackendNotAvailable(backend=launch.backend, available=())
             raise EngineNotStarted((reason,), f"there is no image for {launch.backend}: name one (image_name)")
+        if needs := not_allowed(launch, [name.strip() for name in settings.allowed_needs.split(",")]):
+            raise EngineNotStarted((NeedNotAllowed(needs=needs),), f"{launch.backend} needs {', '.join(needs)}")
         return contained(begin, command, launch.image, gpu_access(instance.accelerator, gpus, settings.gpu_handover))
 
     def _pull_soon(self, watched: Watched, container: Container) -> None:
@@ -322,6 +326,7 @@ class AgentProcess:
             rank=int(str(details.get("rank", 0))),
             phase="loading",
             port=running.port,
+            image_digest=running.image_digest,
             program=str(details.get("program", "")),
             health_path=None if path is None else str(path),
         )

@@ -34,6 +34,10 @@ class AgentSettings(ServiceSettings):
     """Where the Docker Engine answers, `unix:///var/run/docker.sock`; as DOCKER_HOST says when not given."""
     gpu_handover: Literal["hook", "cdi", "nodes"] = "hook"
     """How a container gets its GPUs: by the vendor's container toolkit, by CDI, or as device nodes."""
+    allowed_needs: str = "writable_root"
+    """What backends may declare that they need beyond a locked-down container, with commas between:
+    `writable_root,host_ipc,host_network,IPC_LOCK`.
+    """
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0

@@ -28,7 +28,7 @@ from services.api.adapters.database import make_engine, raw_connect, wait_until_
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
-from services.api.adapters.http import events, resources
+from services.api.adapters.http import backends, events, resources
 from services.api.adapters.http.app import make_app
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
@@ -102,6 +102,7 @@ class ApiProcess:
         tasks.create_task(counts.run())
         routers = [
             resources.make_router(reader, writer, self.high_water, bus),
+            backends.make_router(reader, writer, self.high_water),
             events.make_router(feed, self.high_water),
         ]
 

@@ -109,6 +109,9 @@ class Client:
     def patch(self, *path: str, body: Document) -> Document:
         return self._request("PATCH", path, {}, body)
 
+    def put(self, *path: str, body: Document) -> Document:
+        return self._request("PUT", path, {}, body)
+
     def delete(self, *path: str, **parameters: Any) -> Document:
         return self._request("DELETE", path, parameters)
 

@@ -19,6 +19,7 @@ MODULES: Final[Mapping[str, str]] = {
     "ps": "fleet",
     "explain": "models",
     "plan": "models",
+    "backends": "backends",
     "label": "workers",
     "cordon": "workers",
     "uncordon": "workers",

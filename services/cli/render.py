@@ -135,6 +135,24 @@ def workers(items: Sequence[Document], now: datetime) -> RenderableType:
     return table
 
 
+def backends(items: Sequence[Document]) -> RenderableType:
+    table = Rows("BACKEND", "ENGINE", "VERSIONS", "RUNS ON", "IMAGES", "MODELS")
+    for backend in items:
+        name = _bold(backend["backend_name"])
+        if not backend["enabled"]:
+            name.append(", switched off", style="yellow")
+        elif not backend["built_in"]:
+            name.append(", yours", style="dim")
+        oldest, newest = backend["oldest_version"], backend["newest_version"]
+        versions = f"{oldest} to {newest}" if oldest and newest else ", ".join(backend["version_configs"]) or "-"
+        if backend["default_version"]:
+            versions += f", usually {backend['default_version']}"
+        kinds = ", ".join(backend["accelerators"]) or "whatever its images are for"
+        images = len(backend["images"]) + len(backend["version_configs"])
+        table.add_row(name, backend["engine"], versions, kinds, str(images), ", ".join(backend["models"]))
+    return table
+
+
 # -- one model --------------------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,7 @@ INSTANCE: Final = "muster.instance"
 ATTEMPT: Final = "muster.attempt"
 PORT: Final = "muster.port"
 DETAILS: Final = "muster.details"
+IMAGE: Final = "muster.image"
 """Labels."""
 
 LOGS_KEPT: Final = 5
@@ -196,7 +197,8 @@ class DockerRuntime:
                 return known
             if known is not None:  # it was made, and never ran; or it ended, and is wanted again
                 client.remove_container(name, force=True)
-            client.create_container_from_config(_config(client, command, container, labels), name)
+            known_by = labels | {IMAGE: _digest(client, container.image)}
+            client.create_container_from_config(_config(client, command, container, known_by), name)
             try:
                 client.start(name)
             except APIError:
@@ -571,6 +573,12 @@ def _has_image(client: docker.APIClient, image: str) -> bool:
     return True
 
 
+def _digest(client: docker.APIClient, image: str) -> str:
+    """By which anybody can pull the same again; the image's own id, where it comes from no registry. Raises ImageNotFound."""
+    found = cast("dict[str, Any]", client.inspect_image(image))
+    return str(next(iter(found.get("RepoDigests") or ()), found["Id"]))
+
+
 def _log_tail(client: docker.APIClient, name: str, lines: int) -> tuple[str, ...]:
     if lines <= 0:
         return ()
@@ -594,6 +602,7 @@ def _running(found: Mapping[str, Any]) -> RunningEngine:
         int(labels[PORT]),
         _instant(found["State"]["StartedAt"]),
         json.loads(labels[DETAILS]),
+        labels.get(IMAGE),
     )
 
 

@@ -2,10 +2,12 @@
 
 import math
 import posixpath
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
 from schemas.models import Launch
+from schemas.models import Needs as Declared
 from services.agent.domain.engines.packages import after_installing, packages_of
 from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import Container, EngineCommand, GpuAccess, Mount, Needs
@@ -17,7 +19,7 @@ GID: Final = "GPUSTACK_MODEL_RUNTIME_GID"
 DEFAULT_SHM_BYTES: Final = 10 * 2**30
 MOST_SHM_GIB: Final = 4096
 _WRITES_NOTHING: Final = frozenset({"llama.cpp"})
-"""Backends that run on a read-only image: all others compile kernels beside their packages when they start."""
+"""Of old launches, which do not tell: engines that run on a read-only image. All others compile kernels beside their packages."""
 _ASCENDS_NETWORK: Final = Mount("/etc/hccn.conf")
 """The addresses of Ascend's own network ports, which HCCL reads."""
 
@@ -29,7 +31,7 @@ def contained(start: Start, command: EngineCommand, image: str, access: GpuAcces
     are installed before, in the container, by a program that then becomes the engine.
     """
     container, packages = container_of(start, command, image, access), packages_of(start.launch)
-    if start.launch.backend == "Custom" and not start.launch.entrypoint and not packages:
+    if start.engine == "Custom" and not start.launch.entrypoint and not packages:
         return replace(command, container=container)
     argv = after_installing(packages, command.argv)
     return replace(command, argv=argv[1:], container=replace(container, entrypoint=argv[:1]))
@@ -68,14 +70,23 @@ def _mounts(start: Start, command: EngineCommand) -> tuple[Mount, ...]:
 
 
 def _needs(start: Start) -> Needs:
-    """On several machines the members talk on ports that libraries choose: the host's network. RDMA pins memory."""
+    """What its backend declares. On several machines the members talk on ports that libraries choose: the host's network.
+    RDMA pins memory.
+    """
     launch, several = start.launch, start.nodes > 1
+    declared = launch.needs or Declared(writable_root=start.engine not in _WRITES_NOTHING)
     return Needs(
-        capabilities=("IPC_LOCK",) if several else (),
-        writable_root=launch.backend not in _WRITES_NOTHING or bool(packages_of(launch)),
-        host_network=several,
+        capabilities=tuple(dict.fromkeys((*(("IPC_LOCK",) if several else ()), *declared.capabilities))),
+        writable_root=declared.writable_root or bool(packages_of(launch)),
+        host_network=declared.host_network or several,
+        host_ipc=declared.host_ipc,
         user=_user(launch),
     )
+
+
+def not_allowed(launch: Launch, allowed: Collection[str]) -> tuple[str, ...]:
+    """Of what its backend declares, what the worker's operator does not allow."""
+    return tuple(name for name in (launch.needs.names if launch.needs is not None else ()) if name not in allowed)
 
 
 def _user(launch: Launch) -> str | None:

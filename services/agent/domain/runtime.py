@@ -113,6 +113,8 @@ class RunningEngine:
     started_at: datetime
     details: Mapping[str, object]
     """What the caller gave to `start`, also when another agent started it."""
+    image_digest: str | None = None
+    """`repository@sha256:…` of its container's image; its id where it is of no registry; None: it is in no container."""
 
 
 EndedBy = Literal["itself", "a_stop", "memory", "the_machine"]

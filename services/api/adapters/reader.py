@@ -12,6 +12,7 @@ from kernel.errors import Refused, Unavailable
 from kernel.log.port import Position
 from kernel.projections.marks import HighWater
 from kernel.projections.tables import SCHEMA
+from schemas.backends import InferenceBackend, backend_id_of, built_in
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
 from services.api.adapters.database import UNREACHABLE
@@ -92,6 +93,46 @@ class Reader:
     async def file(self, file_id: str) -> Document:
         return self._file(await self._one(f"{FILES} WHERE t.id = :key", "file", file_id))
 
+    async def backends(self) -> dict[str, InferenceBackend]:
+        """All that there are, by name: an operator's take the place of built-in ones."""
+        rows = await self._rows(f"SELECT definition FROM {SCHEMA}.backends ORDER BY name")
+        own = [InferenceBackend.model_validate(row["definition"]) for row in rows]
+        return {**built_in(), **{backend.backend_name: backend for backend in own}}
+
+    async def backend_documents(self) -> list[Document]:
+        own = {row["name"]: row for row in await self._rows(f"SELECT * FROM {SCHEMA}.backends ORDER BY name")}
+        used = await self._rows(
+            f"SELECT spec ->> 'backend' AS backend, jsonb_agg(name ORDER BY name) AS models FROM {SCHEMA}.models GROUP BY 1"
+        )
+        models = {row["backend"]: row["models"] for row in used}
+        found = [
+            self._backend(backend, own.get(name), models.get(name, []))
+            for name, backend in (await self.backends()).items()
+        ]
+        return sorted(found, key=lambda document: str(document["backend_name"]).casefold())
+
+    async def backend_document(self, name_or_id: str) -> Document:
+        """Raises Refused (not_found)."""
+        for document in await self.backend_documents():
+            if name_or_id in (document["id"], document["backend_name"]):
+                return document
+        raise Refused("not_found", f"there is no backend {name_or_id[:200]}", status=404)
+
+    def _backend(self, backend: InferenceBackend, row: RowMapping | None, models: list[str]) -> Document:
+        """`built_in`: it is part of the program, and nobody changed it."""
+        document = backend.model_dump(mode="json") | {
+            "id": backend_id_of(backend.backend_name),
+            "built_in": row is None,
+            "replaces_built_in": row is not None and backend.backend_name in built_in(),
+            "models": models,
+            "generation": None if row is None else str(self._position(row["generation"])),
+            "created_at": None if row is None else _iso(row["created_at"]),
+            "updated_at": None if row is None else _iso(row["updated_at"]),
+        }
+        if row is not None:
+            document["seq"] = str(self._position(row["seq"]))
+        return document
+
     async def timeline(self, kind: str, resource_id: str) -> list[Document]:
         """Every fact about a resource, oldest first."""
         rows = await self._rows(
@@ -158,6 +199,9 @@ class Reader:
             "parallelism": row["parallelism"],
             "memory_fraction": row["memory_fraction"],
             "overcommitted": row["overcommitted"],
+            "backend_version": row["backend_version"],
+            "image": row["image"],
+            "image_digest": row["image_digest"],
             "why": row["why"],
             "unlisted": row["unlisted"],
             "restart_count": row["restarts"],

@@ -18,7 +18,11 @@ from kernel.log.port import Draft, EventLog, Guard, Position, Stored
 from kernel.log.seal import Cause, seal_fact
 from kernel.projections.marks import HighWater
 from kernel.projections.tables import SCHEMA
+from schemas.backends import InferenceBackend, backend_id_of
 from schemas.facts import (
+    BackendCreated,
+    BackendDeleted,
+    BackendUpdated,
     InstanceDeletionRequested,
     ModelCreated,
     ModelDeleted,
@@ -198,6 +202,30 @@ class Writer:
         fact = ModelQuarantineCleared(model_id=model_id, name=before.name, worker_id=worker_id)
         (sequence,) = await self._append(caller, (fact, _part_of(model_id, before.name, expected)))
         return await self._acknowledge(model_id, sequence, before)
+
+    async def put_backend(self, backend: InferenceBackend, expected: int | None, caller: Caller) -> Written:
+        """Over generation `expected`; 0: there is none. None: over whatever is there.
+
+        Raises Conflict when somebody wrote first, Unavailable.
+        """
+        self._check_behind()
+        subject = api_part_of("backend", backend_id_of(backend.backend_name))
+        newest = await self._log.last(subject)
+        last = 0 if newest is None else newest.sequence
+        is_there = newest is not None and newest.envelope.type != BackendDeleted.type
+        if expected is not None and expected != (last if is_there else 0):
+            raise Conflict("somebody else wrote this backend")
+        fact = (BackendUpdated if is_there else BackendCreated)(backend=backend)
+        (sequence,) = await self._append(caller, (fact, Guard(subject, last)))
+        return await self._acknowledge(fact.backend_id, sequence)
+
+    async def delete_backend(self, name: str, expected: int, caller: Caller) -> Written:
+        """Raises Conflict when somebody wrote first, Unavailable."""
+        self._check_behind()
+        fact = BackendDeleted(backend_name=name)
+        guard = Guard(api_part_of("backend", fact.backend_id), expected)
+        (sequence,) = await self._append(caller, (fact, guard))
+        return await self._acknowledge(fact.backend_id, sequence)
 
     async def change_worker(
         self, worker_id: WorkerId, labels: dict[str, str] | None, cordoned: bool | None, caller: Caller

@@ -7,6 +7,9 @@ from sqlalchemy import Table
 
 from kernel.projections.changes import Change, Drop, Happened, Patch, Put, PutChildren, Row
 from schemas.facts import (
+    BackendCreated,
+    BackendDeleted,
+    BackendUpdated,
     DeadlinePassed,
     InstanceAttemptEnded,
     InstanceCreated,
@@ -57,13 +60,14 @@ from schemas.facts import (
     WorkerUncordoned,
     WorkerUnreachable,
 )
+from schemas.facts.backend import BackendFact
 from schemas.facts.instance import InstanceFact
 from schemas.facts.worker import WorkerFact
 from schemas.models import Inventory
 from schemas.reasons import ReasonBase
 from services.api.projections.tables import TABLES
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Raised by hand whenever the same facts would give other rows."""
 
 
@@ -85,6 +89,8 @@ class FleetProjection:
                 return _instance(fact, happened)
             case ModelCreated() | ModelUpdated() | ModelScaled() | ModelDeleted():
                 return _wish(fact, happened)
+            case BackendFact():
+                return _backend(fact, happened)
             case ModelInspected() | ModelRenamed() | ModelRolledBack() | ModelPeakMeasured():
                 return ()
             case ModelEnded(
@@ -228,6 +234,26 @@ def _wish(fact: ModelCreated | ModelUpdated | ModelScaled | ModelDeleted, happen
             assert_never(fact)
 
 
+def _backend(fact: BackendFact, happened: Happened) -> Iterable[Change]:
+    key = (fact.backend_id,)
+    match fact:
+        case BackendCreated(backend=backend) | BackendUpdated(backend=backend):
+            columns: Row = {
+                "name": backend.backend_name,
+                "definition": backend.model_dump(mode="json"),
+                "generation": happened.sequence,
+                "updated_at": happened.iso,
+                "seq": happened.sequence,
+            }
+            if isinstance(fact, BackendUpdated):
+                return (Patch("backends", key, columns),)
+            return (Put("backends", {"id": fact.backend_id, "created_at": happened.iso} | columns),)
+        case BackendDeleted():
+            return (Drop("backends", key),)
+        case _:
+            raise AssertionError(f"the projection does not know {fact.type}")
+
+
 def _quarantine(
     fact: ModelQuarantined | ModelQuarantineLifted | ModelQuarantineCleared, happened: Happened
 ) -> Iterable[Change]:
@@ -274,6 +300,7 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "members": [],
                 "parallelism": None,
                 "memory_fraction": None,
+                "backend_version": None,
                 "overcommitted": False,
                 "why": None,
                 "unlisted": {},
@@ -281,6 +308,8 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "exit_code": None,
                 "log_tail": [],
                 "failed_phase": None,
+                "image": None,
+                "image_digest": None,
                 "next_restart_at": None,
                 "closest_worker": None,
                 "suggestions": [],
@@ -306,6 +335,9 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "members": [member.model_dump(mode="json") for member in fact.members],
                 "parallelism": fact.launch.parallelism.model_dump(mode="json"),
                 "memory_fraction": fact.launch.memory_fraction,
+                "image": fact.launch.image,
+                "image_digest": None,
+                "backend_version": fact.launch.backend_version,
                 "overcommitted": fact.overcommitted,
                 "why": None if fact.why is None else fact.why.model_dump(mode="json"),
                 "next_restart_at": None,
@@ -330,7 +362,8 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 Patch(
                     "instances",
                     key,
-                    {"exit_code": None, "failed_phase": None, "log_tail": []} | _state("running", happened),
+                    {"exit_code": None, "failed_phase": None, "log_tail": [], "image_digest": fact.image_digest}
+                    | _state("running", happened),
                 ),
                 PutChildren("endpoints", key, (endpoint,)),
                 no_reasons,

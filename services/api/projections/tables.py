@@ -90,6 +90,9 @@ instances: Final = Table(
     Column("parallelism", JSONB, nullable=True),
     Column("memory_fraction", Float, nullable=True),
     Column("overcommitted", Boolean, nullable=False),
+    Column("image", Text, nullable=True),
+    Column("image_digest", Text, nullable=True),
+    Column("backend_version", Text, nullable=True),
     Column("why", JSONB, nullable=True, comment="Why it was placed where it is: scores and runners-up."),
     Column("restarts", Integer, nullable=False),
     Column("exit_code", Integer, nullable=True),
@@ -159,4 +162,17 @@ quarantines: Final = Table(
     comment="Models that are not placed on a worker any more, since their engine crashed there again and again.",
 )
 
-TABLES: Final = (workers, gpus, models, instances, endpoints, files, reasons, quarantines)
+backends: Final = Table(
+    "backends",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("definition", JSONB, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    _instant("created_at", nullable=False),
+    _instant("updated_at", nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    comment="Backends that operators defined; built-in ones are part of the program.",
+)
+
+TABLES: Final = (workers, gpus, models, instances, endpoints, files, reasons, quarantines, backends)

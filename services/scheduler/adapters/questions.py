@@ -6,6 +6,7 @@ A question over a fleet of its own, or about many replicas, is answered in a thr
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -68,12 +69,14 @@ class Questions:
         if weights is None and question.facts is None and question.model.local_path is not None:
             weights, unusable = await self._look(LocalPath(path=question.model.local_path))
         fleet = self._core.fleet
-        claims = self._core.placing.claims_on
+        answer_of = partial(
+            plan, question, unusable=unusable, claims=self._core.placing.claims_on, backends=fleet.all_backends()
+        )
         if question.model.replicas < LARGE:
-            return _within_limits(plan(question, fleet.machines.in_order(), weights, unusable=unusable, claims=claims))
+            return _within_limits(answer_of(fleet.machines.in_order(), weights))
         machines = fleet.machines.copies()
         async with self._one_at_a_time:
-            answer = await asyncio.to_thread(plan, question, machines, weights, unusable=unusable, claims=claims)
+            answer = await asyncio.to_thread(answer_of, machines, weights)
         return _within_limits(answer)
 
     async def _look(self, source: LocalPath) -> tuple[ModelWeights | None, tuple[Reason, ...]]:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from schemas.backends import BACKENDS, CPU, BackendInfo, is_newer, is_older
+from schemas.backends import CPU, BackendInfo, InferenceBackend, built_in, effective, image_for, images_of, info_of
 from schemas.ids import ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
 from schemas.reasons import Reason
+from schemas.versions import is_newer, is_older
 from schemas.wanted import Wanted, wanted_of
 from services.scheduler.domain.peaks import Peak, PeakOf, Where
 from services.scheduler.domain.shapes import Layout, free_of, lay_out, takes_of
@@ -45,6 +46,11 @@ class Request:
     """The files lie on the workers themselves: each must have looked at them."""
     peaks: PeakOf = field(default_factory=dict[Where, Peak])
     """What was measured of this revision, where the operator lets it be claimed in place of estimates."""
+    backends: Mapping[str, InferenceBackend] = field(default_factory=built_in)
+    """By name: those that there are."""
+    wish: ModelSpec = field(init=False)
+    """`spec` as its author wrote it: without what the backend adds."""
+    backend: InferenceBackend | None = field(init=False)
     wanted: Wanted = field(init=False)
     info: BackendInfo | None = field(init=False)
     selected: frozenset[str] | None = field(init=False)
@@ -54,12 +60,19 @@ class Request:
     all_good: set[int] = field(init=False, default_factory=set[int])
     """Makes (`Machine.make`) of workers of which every GPU may be used."""
     _estimates: dict[int, tuple[ModelWeights, Estimate, dict[tuple[Profile, int], Takes]]] = field(init=False)
+    _images: dict[tuple[int, str], bool] = field(init=False)
+    """Make of workers, kind of GPU → is there an image for it?"""
     _kinds: list[ModelWeights] = field(init=False)
     """One of each that weigh the same, so that equal ones are the same object."""
 
     def __post_init__(self) -> None:
-        self.wanted = wanted_of(self.spec)
-        self.info = BACKENDS.get(self.spec.backend)
+        self.wish = self.spec
+        self.wanted = wanted_of(self.spec, self.backends)
+        self.backend = self.backends.get(self.spec.backend)
+        self.info = None if self.backend is None else info_of(self.backend, self.spec.backend_version)
+        if self.backend is not None:
+            self.spec = effective(self.spec, self.backend)
+        self._images = {}
         selector = self.spec.gpu_selector
         self.selected = frozenset(selector.gpu_ids) if selector is not None and selector.gpu_ids else None
         self.tight = self.spec.placement_strategy == "binpack"
@@ -145,6 +158,32 @@ class Request:
             return False
         return is_older(compute_capability, self.info.compute_capability)
 
+    def runs_on(self, kind: str) -> bool:
+        """The backend, in the version that is wanted."""
+        if self.spec.image_name is not None:
+            return True
+        if self.info is None or kind not in self.info.accelerators:
+            return False
+        newest, version = self.info.accelerators[kind], self.spec.backend_version
+        return newest is None or version is None or not is_newer(version, newest)
+
+    def has_image(self, machine: Machine, kind: str) -> bool:
+        """`kind`: of its GPUs, or `cpu`. A worker without a container runtime needs none, and a backend without any leaves it
+        to the model, as the api sees to.
+        """
+        if self.backend is None or self.spec.image_name is not None or machine.inventory.runtime == "process":
+            return True
+        if next(images_of(self.backend, None), None) is None:
+            return True
+        known = self._images.get((machine.make, kind))
+        if known is None:
+            devices = tuple(gpu.name for gpu in machine.inventory.gpus if gpu.type == kind)
+            chosen = image_for(self.backend, self.spec.backend_version, kind, machine.platform, devices=devices)
+            if len(self._images) >= MOST_LIKENESSES:
+                self._images.clear()
+            known = self._images[machine.make, kind] = chosen is not None
+        return known
+
     @property
     def usual(self) -> Estimate | None:
         """What it takes with the weights that are known."""
@@ -183,7 +222,7 @@ class Gpus:
     ours: tuple[Pool, ...]
     """Those that the request may use."""
     supported: tuple[Pool, ...]
-    """… of kinds that the backend runs on."""
+    """… of kinds that the backend runs on, and has an image for."""
     young: tuple[Pool, ...]
     """… whose architecture and driver are new enough."""
     usable: tuple[Pool, ...]
@@ -229,7 +268,9 @@ class Candidate:
                 self._gpus = Gpus(pools, pools, pools, pools)
                 return self._gpus
             ours = self._selected(machine)
-            supported = tuple([pool for pool in ours if self._supports(pool.type)])
+            supported = tuple(
+                [pool for pool in ours if request.runs_on(pool.type) and request.has_image(machine, pool.type)]
+            )
             young = tuple([self._young(pool) for pool in supported])
             usable = tuple([pool if pool.all_usable else _usable(pool) for pool in young])
             self._gpus = Gpus(ours, supported, young, usable)
@@ -344,15 +385,6 @@ class Candidate:
             pool.type,
             tuple(gpu for gpu in pool.gpus if not is_old(pool.type, gpu.compute_capability, gpu.runtime_version)),
         )
-
-    def _supports(self, kind: str) -> bool:
-        if self.request.spec.image_name is not None:
-            return True
-        info, version = self.request.info, self.request.spec.backend_version
-        if info is None or kind not in info.accelerators:
-            return False
-        newest = info.accelerators[kind]
-        return newest is None or version is None or not is_newer(version, newest)
 
 
 def _beyond_reserve(estimate: Estimate, profile: Profile, most: int) -> Take | None:

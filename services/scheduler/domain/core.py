@@ -51,6 +51,7 @@ from schemas.facts import (
     WorkerUncordoned,
     WorkerUnreachable,
 )
+from schemas.facts.backend import BackendFact
 from schemas.facts.base import Fact
 from schemas.facts.instance import InstanceFact, StopCause
 from schemas.facts.model import ModelFact
@@ -286,6 +287,13 @@ class Core:
                 self._reconcile(fact.model_id)
                 if not isinstance(fact, ModelDeleted):
                     self._fresh.add(fact.model_id)
+            case BackendFact(name=name):
+                self.placing.note(fact)
+                for model_id in sorted(self.fleet.wishes):
+                    wish = self.fleet.wishes[model_id]
+                    if wish.spec.backend == name and not wish.deleted:
+                        self._models.add(model_id)
+                        self._fresh.add(model_id)
             case InstanceDeletionRequested():
                 self._deletion_requested(fact.instance_id)
             case WorkerDrainRequested() | WorkerUncordoned():
@@ -821,7 +829,12 @@ class Core:
             return
         self._say(
             InstanceRunning(
-                instance_id=instance.id, worker_id=worker_id, attempt=seen.attempt, address=address, port=port
+                instance_id=instance.id,
+                worker_id=worker_id,
+                attempt=seen.attempt,
+                address=address,
+                port=port,
+                image_digest=seen.image_digest,
             )
         )
         self._lose_sight(self.fleet.instances[instance.id])  # of its other workers, if one is not heard

@@ -1,10 +1,11 @@
 """What the log adds up to for the scheduler: `evolve` folds one fact into the fleet.
 
-The api's facts touch only `wishes` and `operator`, the scheduler's own everything else. The two never write the same
+The api's facts touch only `wishes`, `operator` and `backends`, the scheduler's own everything else. The two never write the same
 field, so folding them in any interleaving gives the same fleet: the scheduler may apply its own facts the moment they
 are appended, before it has read the api's that lie between (a property test says so).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Final, Literal, TypeVar, cast
@@ -12,7 +13,11 @@ from typing import Annotated, Final, Literal, TypeVar, cast
 from pydantic import Field
 
 from schemas.asks import InspectModel
+from schemas.backends import InferenceBackend, built_in
 from schemas.facts import (
+    BackendCreated,
+    BackendDeleted,
+    BackendUpdated,
     DeadlinePassed,
     InstanceAttemptEnded,
     InstanceCreated,
@@ -226,6 +231,8 @@ class Fleet:
     workers: dict[WorkerId, Worker] = field(default_factory=dict[WorkerId, Worker])
     models: dict[ModelId, Model] = field(default_factory=dict[ModelId, Model])
     instances: dict[InstanceId, Instance] = field(default_factory=dict[InstanceId, Instance])
+    backends: dict[str, InferenceBackend] = field(default_factory=dict[str, InferenceBackend])
+    """That operators defined, by name."""
     files: dict[FileId, File] = field(default_factory=dict[FileId, File])
     forgotten: dict[FileId, int] = field(default_factory=dict[FileId, int])
     """Files of workers that left: how often they had been wanted, so that an old answer fits no new wish."""
@@ -308,6 +315,10 @@ class Fleet:
         """Instances that have memory promised on this worker, by id."""
         ids = dict.fromkeys(claim.instance_id for claim in self._on_worker.get(worker_id, {}).values())
         return [self.instances[instance_id] for instance_id in sorted(ids) if instance_id in self.instances]
+
+    def all_backends(self) -> Mapping[str, InferenceBackend]:
+        """An operator's take the place of built-in ones."""
+        return {**built_in(), **self.backends}
 
     def workers_with(self, source: Source) -> frozenset[WorkerId]:
         """Workers on which these files are ready."""
@@ -452,6 +463,10 @@ def evolve(
         case ModelQuarantineCleared(model_id=model_id):
             wish = _known(fleet.wishes, model_id)
             fleet.wishes[model_id] = replace(wish, generation=seq, clears=wish.clears + 1)
+        case BackendCreated(backend=backend) | BackendUpdated(backend=backend):
+            fleet.backends[backend.backend_name] = backend
+        case BackendDeleted(backend_name=name):
+            fleet.backends.pop(name, None)
         case ModelScaled(model_id=model_id, replicas=replicas):
             wish = _known(fleet.wishes, model_id)
             spec = wish.spec.model_copy(update={"replicas": replicas})

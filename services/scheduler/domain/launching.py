@@ -3,25 +3,34 @@
 What was assumed is passed to the engine, so that the two can't drift; what the user gave is never given again.
 """
 
-from schemas.models import Category, Launch, ModelSpec
+from collections.abc import Mapping
+
+from schemas.backends import CPU, Chosen, image_for, run_command_of
+from schemas.ids import WorkerId
+from schemas.models import Category, Launch
 from schemas.parameters import find
 from services.scheduler.domain.candidate import Request
 from services.scheduler.domain.placement import Placed
+from services.scheduler.domain.snapshot import Machine
 from services.scheduler.domain.takes import DEFAULT_CONTEXT
 
 
 def launch_of(
-    spec: ModelSpec, request: Request, placed: Placed, generation: int, revision: int | None = None
+    request: Request, placed: Placed, machines: Mapping[WorkerId, Machine], generation: int, revision: int | None = None
 ) -> Launch:
+    """`machines`: those that it is placed on."""
+    spec, backend = request.spec, request.backend
+    chosen = _chosen(request, placed, machines)
     return Launch(
         model_name=spec.name,
         generation=generation,
         revision=revision,
-        backend=spec.backend,
-        backend_version=spec.backend_version,
-        image=spec.image_name,
-        entrypoint=spec.entrypoint,
-        run_command=spec.run_command,
+        backend=request.wish.backend,
+        engine=spec.backend,
+        backend_version=chosen.version,
+        image=chosen.image or None,
+        entrypoint=spec.entrypoint or chosen.entrypoint,
+        run_command=spec.run_command if backend is None else run_command_of(spec, backend, chosen.version),
         source=spec.source,
         parameters=(*assumed(request, placed), *spec.backend_parameters),
         env=spec.env,
@@ -31,9 +40,33 @@ def launch_of(
         extended_kv_cache=spec.extended_kv_cache,
         memory_fraction=placed.take.share,
         context_length=placed.context,
+        health_path=None if backend is None else backend.health_check_path,
+        parameter_format=None if backend is None else backend.parameter_format,
+        needs=None if backend is None else backend.needs,
         parallelism=placed.parallelism,
         start_timeout_seconds=spec.start_timeout_seconds,
     )
+
+
+def _chosen(request: Request, placed: Placed, machines: Mapping[WorkerId, Machine]) -> Chosen:
+    """The model's own image, else the backend's for the leader's GPUs that every member's driver can run; what is installed,
+    where no containers run.
+    """
+    spec, backend, place = request.spec, request.backend, placed.places[0]
+    leader = machines[place.worker_id]
+    if leader.inventory.runtime == "process":
+        return Chosen(spec.image_name or "", spec.backend_version or leader.inventory.backends.get(spec.backend), ())
+    if spec.image_name is not None or backend is None:
+        return Chosen(
+            spec.image_name or "", spec.backend_version, () if backend is None else backend.default_entrypoint
+        )
+    kind = place.type or CPU
+    gpus = [gpu for each in placed.places for gpu in machines[each.worker_id].inventory.gpus if gpu.type == kind]
+    devices = tuple(gpu.name for gpu in leader.inventory.gpus if gpu.type == kind)
+    version, runtimes = spec.backend_version, tuple(gpu.runtime_version for gpu in gpus)
+    found = image_for(backend, version, kind, leader.platform, runtimes, devices)
+    found = found or image_for(backend, version, kind, leader.platform, (), devices)
+    return found or Chosen("", version, ())
 
 
 def _categories(request: Request) -> tuple[Category, ...]:

@@ -35,8 +35,11 @@ MOST_WORKERS_OF_A_GANG: Final = 32
 RUNNERS_UP: Final = 3
 REST: Final = OF_ITS_OWN + CAPACITY
 HARDWARE: Final = frozenset(
-    {"no_gpu", "not_enough_gpus", "accelerator_not_supported", "platform_not_supported", "compute_capability_too_low"}
-)
+    {
+        "no_gpu", "not_enough_gpus", "accelerator_not_supported", "platform_not_supported", "image_missing",
+        "compute_capability_too_low",
+    }
+)  # fmt: skip
 """Objections that only another machine answers."""
 
 

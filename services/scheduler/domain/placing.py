@@ -21,6 +21,7 @@ from schemas.facts import (
     ModelQuarantineLifted,
     WorkerRemoved,
 )
+from schemas.facts.backend import BackendFact
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import Member, RunnerUp, Why
@@ -109,6 +110,7 @@ class Placing:
             crashes=dict(model.quarantined),
             files_on=self._fleet.workers_with(source),
             peaks=of_revision(model.peaks, revision) if self.claims_from_peak else {},
+            backends=self._fleet.all_backends(),
         )
         self._requests[model_id] = ((wish.generation, revision), request)
         self._of_source.setdefault(source.model_dump_json(), set()).add(model_id)
@@ -120,7 +122,7 @@ class Placing:
             self._of_source[known[1].spec.source.model_dump_json()].discard(model_id)
 
     def note(self, fact: Fact) -> None:
-        """Something about a model's files on a worker is not what it was, or about what it takes."""
+        """Something about a model's files on a worker is not what it was, or about what it takes, or its backend."""
         match fact:
             case ModelInspected(model_id=model_id, worker_id=worker_id, weights=weights, reasons=reasons):
                 known = self._requests.get(model_id)
@@ -148,6 +150,11 @@ class Placing:
                         self._index.look_again(model_id, worker_id)
             case ModelPeakMeasured(model_id=model_id) if self.claims_from_peak:
                 self._drop_request(model_id)
+            case BackendFact(name=name):
+                for model_id, (_, request) in list(self._requests.items()):
+                    if request.wish.backend == name:
+                        self._drop_request(model_id)
+                        self._index.forget(model_id)
             case WorkerRemoved(worker_id=worker_id):
                 for _, request in self._requests.values():
                     request.forget(worker_id)
@@ -285,13 +292,19 @@ class Placing:
             InstanceScheduled(
                 instance_id=instance.id,
                 attempt=instance.attempt + 1,
-                launch=launch_of(spec, self.request_for(instance.model_id), placed, wish.generation, revision),
+                launch=launch_of(
+                    self.request_for(instance.model_id), placed, self._machines_of(placed), wish.generation, revision
+                ),
                 members=tuple(members),
                 overcommitted=placed.take.overcommitted,
                 why=why_of(placed),
             )
         )
         return facts
+
+    def _machines_of(self, placed: Placed) -> dict[WorkerId, Machine]:
+        found = {place.worker_id: self._fleet.machines.get(place.worker_id) for place in placed.places}
+        return {worker_id: machine for worker_id, machine in found.items() if machine is not None}
 
     def _addresses(self, place: Place) -> tuple[str, ...]:
         """Of the GPUs' own network ports; none unless each of them tells its own."""
@@ -360,7 +373,7 @@ def why_of(placed: Placed) -> Why | None:
 
 def _elsewhere(request: Request, not_on: frozenset[WorkerId]) -> Request:
     return Request(
-        request.spec,
+        request.wish,
         looked=request.looked,
         model_id=request.model_id,
         not_on=not_on,
@@ -369,4 +382,5 @@ def _elsewhere(request: Request, not_on: frozenset[WorkerId]) -> Request:
         known=request.known,
         must_look=request.must_look,
         peaks=request.peaks,
+        backends=request.backends,
     )

@@ -1,9 +1,10 @@
 """What-if: the same placement over the fleet as it is, or over one that is described. Changes nothing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from schemas.backends import InferenceBackend, built_in
 from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Gpu, Inventory, LocalPath, ModelSpec, ModelWeights, Parallelism, Source
 from schemas.placements import (
@@ -48,10 +49,12 @@ def plan(
     *,
     unusable: Sequence[Reason] = (),
     claims: ClaimsOn = nothing_on,
+    backends: Mapping[str, InferenceBackend] | None = None,
 ) -> PlacementAnswer:
-    """`unusable`: why nobody could say what the files weigh."""
+    """`unusable`: why nobody could say what the files weigh. `backends`: None: the built-in ones."""
     spec = spec_of(question.model)
-    request = Request(spec, model_id=PLANNED, known=weights, must_look=False)
+    known_backends = built_in() if backends is None else backends
+    request = Request(spec, model_id=PLANNED, known=weights, must_look=False, backends=known_backends)
     names = {machine.id: machine.name for machine in machines}
     placements: list[Placed] = []
     refused: Refused | None = None

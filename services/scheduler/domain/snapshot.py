@@ -9,9 +9,9 @@ from itertools import count
 from typing import Final
 from weakref import WeakValueDictionary
 
-from schemas.backends import platform_of
 from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Gpu, Inventory
+from schemas.versions import platform_of
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, Final
 
-from schemas.backends import BACKENDS
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Claim, ModelSpec
 from schemas.parameters import without
@@ -182,7 +181,7 @@ def changed(request: Request, patch: Mapping[str, Any]) -> Request:
     """The same request with a JSON merge patch on its model (null removes, objects are merged). Another revision of it was
     measured nowhere.
     """
-    spec = ModelSpec.model_validate(merged(request.spec.model_dump(), patch))
+    spec = ModelSpec.model_validate(merged(request.wish.model_dump(), patch))
     return Request(
         spec,
         looked=request.looked,
@@ -192,7 +191,8 @@ def changed(request: Request, patch: Mapping[str, Any]) -> Request:
         files_on=request.files_on,
         known=request.known,
         must_look=request.must_look,
-        peaks=request.peaks if not changes_engine(request.spec, spec) else {},
+        peaks=request.peaks if not changes_engine(request.wish, spec) else {},
+        backends=request.backends,
     )
 
 
@@ -378,17 +378,17 @@ def _selectors(request: Request, nearest: Sequence[Machine], codes: set[str]) ->
 
 
 def _versions(request: Request, nearest: Sequence[Machine], codes: set[str]) -> Iterator[_Try]:
-    if request.spec.backend_version is not None and codes & {"backend_version_unknown", "accelerator_not_supported"}:
-        yield _patched(
-            request, nearest, {"backend_version": None}, f"with the usual version of {request.spec.backend} it fits"
-        )
+    unfit = {"backend_version_unknown", "accelerator_not_supported", "image_missing"}
+    if request.wish.backend_version is not None and codes & unfit:
+        usual = f"with the usual version of {request.wish.backend} it fits"
+        yield _patched(request, nearest, {"backend_version": None}, usual)
 
 
 def _backends(request: Request, nearest: Sequence[Machine], wrong: set[str]) -> Iterator[_Try]:
     """A known one that was meant: `vllm`, `llamacpp`."""
     if "backend_unknown" in wrong:
-        names = {name.casefold(): name for name in BACKENDS}
-        for name in get_close_matches(request.spec.backend.casefold(), names, n=2):
+        names = {name.casefold(): name for name in request.backends}
+        for name in get_close_matches(request.wish.backend.casefold(), names, n=2):
             yield _patched(request, nearest, {"backend": names[name]}, f"with the backend {names[name]} it fits")
 
 

@@ -24,6 +24,7 @@ LIFTED_BY: Final[Mapping[str, Lifted]] = {
     "backend_not_available": Lifted.INVENTORY,
     "platform_not_supported": Lifted.INVENTORY,
     "accelerator_not_supported": Lifted.INVENTORY,
+    "image_missing": Lifted.INVENTORY,
     "driver_too_old": Lifted.INVENTORY,
     "compute_capability_too_low": Lifted.INVENTORY,
     "no_gpu": Lifted.INVENTORY,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from schemas.backends import BACKENDS, CPU
+from schemas.backends import CPU, built_in, info_of
 from schemas.models import Launch
 from services.agent.domain.containers import contained
 from services.agent.domain.engines.command import ENGINES, command_of
@@ -30,7 +30,7 @@ GGUF: Final = "/models/qwen3-8b-q4_k_m.gguf"
 
 def launch_on(kind: str, backend: str, gpus: int, nodes: int) -> Launch:
     """As placement makes it: tensor parallel inside a worker, a pipeline across, but MindIE's all tensor parallel."""
-    info = BACKENDS[backend]
+    info = info_of(built_in()[backend])
     fields: dict[str, Any] = {
         "backend_version": info.accelerators[kind] or info.newest,
         "image": f"example.org/{kind}:1",
@@ -91,7 +91,8 @@ SHAPES: Final = {
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
-    for backend, info in BACKENDS.items():
+    for backend, definition in built_in().items():
+        info = info_of(definition)
         for kind in info.accelerators:
             for shape, (gpus, nodes, _) in SHAPES.items():
                 if (nodes == 1 or (info.distributes and kind != CPU)) and (gpus == 1 or kind != CPU):
@@ -126,4 +127,4 @@ def test_no_golden_file_is_left_over() -> None:
 
 
 def test_there_is_an_engine_for_every_backend() -> None:
-    assert set(ENGINES) == set(BACKENDS)
+    assert set(ENGINES) == set(built_in())

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from schemas.backends import built_in
 from schemas.models import ExtendedKvCache
 from services.api.adapters.http.requests import ChangeModel, CreateModel
 
@@ -17,15 +18,15 @@ SENT = {
 
 
 def test_what_an_engine_is_started_with_is_read() -> None:
-    spec = CreateModel.model_validate(SENT).spec("m")
+    spec = CreateModel.model_validate(SENT).spec("m", built_in())
     assert spec.entrypoint == ("vllm", "serve")
     assert spec.run_command == "serve '{{model_path}}'"
     assert spec.extended_kv_cache == ExtendedKvCache(ram_size=64, chunk_size=256)
 
 
 def test_a_change_of_something_else_leaves_it() -> None:
-    before = CreateModel.model_validate(SENT).spec("m")
-    after = ChangeModel.model_validate({"replicas": 3}).over(before)
+    before = CreateModel.model_validate(SENT).spec("m", built_in())
+    after = ChangeModel.model_validate({"replicas": 3}).over(before, built_in())
     assert after == before.model_copy(update={"replicas": 3})
 
 

@@ -107,12 +107,12 @@ EIGHT: Final = tuple(f"w1:cuda:{index}" for index in range(8))
         (
             {"backend": "TGI"},
             "backend_unknown",
-            {"backend": "TGI", "known": ["vLLM", "SGLang", "MindIE", "llama.cpp", "Custom"], "field": "backend"},
+            {"backend": "TGI", "known": ["llama.cpp", "vLLM", "SGLang", "MindIE", "Custom"], "field": "backend"},
         ),
         (
             {"backend_version": "99.1"},
             "backend_version_unknown",
-            {"backend": "vLLM", "version": "99.1", "known": ["0.8.0", "0.32"], "field": "backend_version"},
+            {"backend": "vLLM", "version": "99.1", "known": ["0.8.0", "0.33"], "field": "backend_version"},
         ),
     ],
 )

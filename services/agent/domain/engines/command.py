@@ -24,7 +24,7 @@ ENGINES: Final[Mapping[str, Callable[[Start], EngineCommand]]] = {
 def command_of(start: Start) -> EngineCommand:
     """The whole command, its program first. Raises EngineNotStarted for what the engine would not understand."""
     backend = start.launch.backend
-    engine = ENGINES.get(backend)
+    engine = ENGINES.get(start.engine)
     if engine is None:
         raise EngineNotStarted(
             (BackendUnknown(backend=backend, known=tuple(ENGINES)),), f"this agent knows no backend {backend}"

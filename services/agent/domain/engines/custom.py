@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from schemas.parameters import split
+from schemas.parameters import formatted
 from services.agent.domain.engines.placeholders import substituted
 from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import EngineCommand
@@ -19,12 +19,13 @@ def custom(start: Start) -> EngineCommand:
     """
     launch = start.launch
     command = substituted(launch.run_command, start) if launch.run_command is not None else ()
-    argv = (*(launch.entrypoint or start.program), *command, *split(launch.parameters))
+    parameters = formatted(launch.parameters, launch.parameter_format)
+    argv = (*(launch.entrypoint or start.program), *command, *parameters)
     env = {"PORT": str(start.port), "MODEL_PATH": start.model_path} | launch.env
     return EngineCommand(
         argv=argv,
         env=env,
         program=argv[0] if argv else launch.image or "the image's own program",
-        health_path=launch.env.get(HEALTH_PATH) or None,
+        health_path=launch.env.get(HEALTH_PATH) or launch.health_path,
         port=start.port,
     )

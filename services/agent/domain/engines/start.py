@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.assignment import AssignedInstance
-from schemas.backends import Version, version_of
 from schemas.models import Launch, Member
 from schemas.parameters import find
+from schemas.versions import Version, version_of
 
 LOWEST_PORT: Final = 20000
 BLOCKS: Final = 2500
@@ -39,6 +39,11 @@ class Start:
     @property
     def launch(self) -> Launch:
         return self.assigned.launch
+
+    @property
+    def engine(self) -> str:
+        """Which of ours starts it."""
+        return self.launch.engine or self.launch.backend
 
     @property
     def model_path(self) -> str:

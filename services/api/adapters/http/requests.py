@@ -3,13 +3,15 @@
 import posixpath
 import re
 import shlex
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from kernel.errors import Refused
+from schemas.backends import InferenceBackend
 from schemas.ids import NAME_PATTERN
-from schemas.models import Backend, Category, LocalPath, ModelSpec
+from schemas.models import Category, LocalPath, ModelSpec
 from schemas.wanted import wanted_of
 from services.api.domain.models import written_as
 
@@ -36,6 +38,17 @@ ISOLATION = ("LD_", "PYTHON", "NVIDIA_VISIBLE", "CUDA_VISIBLE", "DOCKER_", "BASH
 
 MOST_BYTES = 64 * 1024
 """Of a model's wish: the assignment of a worker repeats it for every instance, and is one message of at most 1 MiB."""
+
+
+def isolation_broken_by(env: Mapping[str, str]) -> str | None:
+    """The first name that may not be given."""
+    return next((name for name in env if name.upper().startswith(ISOLATION)), None)
+
+
+def check_env(env: Mapping[str, str], field: str) -> None:
+    """Raises Refused."""
+    if (broken := isolation_broken_by(env)) is not None:
+        raise Refused("invalid_request", f"{broken} would break isolation and is not allowed", field=field)
 
 
 class Body(BaseModel):
@@ -83,7 +96,7 @@ class ModelFields(Body):
     replicas: Replicas = 1
     source: Literal["local_path"] = "local_path"
     local_path: Annotated[str, Field(min_length=1, max_length=4096, examples=["/models/qwen3-8b-q4_k_m.gguf"])]
-    backend: Backend = "llama.cpp"
+    backend: Annotated[Text, Field(min_length=1, max_length=64, examples=["vLLM"])] = "llama.cpp"
     backend_version: Annotated[Text, Field(max_length=64)] | None = None
     backend_parameters: Annotated[list[Argument], Field(max_length=256, examples=[["--ctx-size=4096"]])] = []
     env: Annotated[dict[EnvName, Argument], Field(max_length=256)] = {}
@@ -125,9 +138,8 @@ class ModelFields(Body):
     @field_validator("env")
     @classmethod
     def _keep_isolation(cls, env: dict[str, str]) -> dict[str, str]:
-        for name in env:
-            if name.upper().startswith(ISOLATION):
-                raise ValueError(f"{name} would break isolation and is not allowed")
+        if (broken := isolation_broken_by(env)) is not None:
+            raise ValueError(f"{broken} would break isolation and is not allowed")
         return env
 
     @field_validator("run_command")
@@ -143,16 +155,12 @@ class ModelFields(Body):
             raise ValueError("has no words")
         return command
 
-    @model_validator(mode="after")
-    def _fits_the_backend(self) -> Self:
-        if self.backend == "Custom" and self.image_name is None:
-            raise ValueError("the backend Custom needs an image_name")
-        if self.backend not in ("vLLM", "SGLang", "MindIE") and (self.lora_list or self.speculative_config):
-            raise ValueError(f"{self.backend} takes neither lora_list nor speculative_config")
-        return self
-
-    def spec(self, name: str) -> ModelSpec:
-        """Raises Refused (model_too_large, and the codes of what contradicts itself: parameter_invalid …)."""
+    def spec(self, name: str, backends: Mapping[str, InferenceBackend]) -> ModelSpec:
+        """`backends`: those that there are, by name. Raises Refused (model_too_large, and the codes of what contradicts
+        itself: backend_unknown, parameter_invalid …).
+        """
+        if (backend := backends.get(self.backend)) is not None:
+            self._check_backend(backend)
         fields = self.model_dump(exclude={"source", "local_path", "name", "lora_list", "speculative_config"})
         spec = ModelSpec.model_validate(
             fields
@@ -165,7 +173,7 @@ class ModelFields(Body):
                 "speculative_config": _speculation(self.speculative_config),
             }
         )
-        for problem in wanted_of(spec).problems:
+        for problem in wanted_of(spec, backends).problems:
             numbers = problem.model_dump(mode="json", exclude={"code", "worker_id", "field"})
             raise Refused(problem.code, problem.sentence(), field=getattr(problem, "field", None), **numbers)
         size = len(spec.model_dump_json().encode())
@@ -174,6 +182,17 @@ class ModelFields(Body):
                 "model_too_large", f"what is wanted of a model has at most {MOST_BYTES} bytes of JSON, this has {size}"
             )
         return spec
+
+    def _check_backend(self, backend: InferenceBackend) -> None:
+        """Raises Refused."""
+        has_image = backend.images or any(each.image_name or each.images for each in backend.version_configs.values())
+        if backend.engine == "Custom" and self.image_name is None and not has_image:
+            raise Refused("invalid_request", f"the backend {self.backend} needs an image_name", field="image_name")
+        if backend.engine not in ("vLLM", "SGLang", "MindIE") and (self.lora_list or self.speculative_config):
+            field = "lora_list" if self.lora_list else "speculative_config"
+            raise Refused(
+                "invalid_request", f"{self.backend} takes neither lora_list nor speculative_config", field=field
+            )
 
 
 class CreateModel(ModelFields):
@@ -209,12 +228,12 @@ class ChangeModel(Body):
     restart_on_error: bool | None = None
     start_timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] | None = None
 
-    def over(self, spec: ModelSpec) -> ModelSpec:
-        """The whole new wish, checked like a new one. Raises pydantic's ValidationError."""
+    def over(self, spec: ModelSpec, backends: Mapping[str, InferenceBackend]) -> ModelSpec:
+        """The whole new wish, checked like a new one. Raises pydantic's ValidationError, Refused."""
         before = written_as(spec)
         given = self.model_dump(exclude_unset=True)
         after = CreateModel.model_validate(before | given)
-        return after.spec(after.name)
+        return after.spec(after.name, backends)
 
 
 class ChangeWorker(Body):

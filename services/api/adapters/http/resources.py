@@ -91,7 +91,7 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
         request: Request, body: CreateModel, idempotency_key: IdempotencyKey = None
     ) -> Response:
         caller = await caller_of(request, idempotency_key)
-        spec = body.spec(body.name)
+        spec = body.spec(body.name, await reader.backends())
         return written(await writer.once(caller, spec.name, lambda: writer.create_model(spec, caller)), 201)
 
     @router.get("/models/{model}", summary="One model, by id or name")
@@ -109,9 +109,11 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
     ) -> Response:
         caller = await caller_of(request, idempotency_key)
 
+        backends = await reader.backends()
+
         async def change(model_id: ModelId, spec: ModelSpec, generation: int) -> Written:
             try:
-                after = body.over(spec)
+                after = body.over(spec, backends)
             except ValidationError as error:
                 raise RequestValidationError(error.errors(include_url=False)) from error
             return await writer.change_model(model_id, spec, after, generation, caller)

@@ -17,6 +17,7 @@ from services.scheduler.domain.rules.gpu_not_selected import gpu_not_selected
 from services.scheduler.domain.rules.gpu_share_not_free import gpu_share_not_free
 from services.scheduler.domain.rules.gpu_share_too_small import gpu_share_too_small
 from services.scheduler.domain.rules.gpu_unhealthy import gpu_unhealthy
+from services.scheduler.domain.rules.image_missing import image_missing
 from services.scheduler.domain.rules.inventory_incomplete import inventory_incomplete
 from services.scheduler.domain.rules.labels_do_not_match import labels_do_not_match
 from services.scheduler.domain.rules.no_gpu import no_gpu
@@ -43,6 +44,7 @@ OF_ITS_LIKE: Final[tuple[Rule, ...]] = (
     platform_not_supported,
     no_gpu,
     accelerator_not_supported,
+    image_missing,
     driver_too_old,
     compute_capability_too_low,
 )

@@ -6,8 +6,9 @@ from services.scheduler.domain.candidate import Candidate
 
 def backend_not_available(candidate: Candidate) -> BackendNotAvailable | None:
     inventory = candidate.machine.inventory
-    backend = candidate.request.spec.backend
-    if inventory.runtime != "process" or backend in inventory.backends:
+    backend, engine = candidate.request.wish.backend, candidate.request.spec.backend
+    is_installed = backend in inventory.backends or (engine != "Custom" and engine in inventory.backends)
+    if inventory.runtime != "process" or is_installed:
         return None
     return BackendNotAvailable(
         worker_id=candidate.machine.id, backend=backend, available=tuple(sorted(inventory.backends))

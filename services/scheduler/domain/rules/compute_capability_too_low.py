@@ -14,5 +14,5 @@ def compute_capability_too_low(candidate: Candidate) -> ComputeCapabilityTooLow 
         gpu_index=gpu.index,
         compute_capability=gpu.compute_capability or "",
         needed=request.info.compute_capability or "",
-        backend=request.spec.backend,
+        backend=request.wish.backend,
     )

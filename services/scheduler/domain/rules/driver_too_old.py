@@ -14,6 +14,6 @@ def driver_too_old(candidate: Candidate) -> DriverTooOld | None:
         gpu_index=gpu.index,
         runtime_version=gpu.runtime_version or "",
         needed_version=request.info.runtimes[gpu.profile.type],
-        backend=request.spec.backend,
+        backend=request.wish.backend,
         version=request.spec.backend_version,
     )

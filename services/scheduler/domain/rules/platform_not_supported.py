@@ -10,7 +10,7 @@ def platform_not_supported(candidate: Candidate) -> PlatformNotSupported | None:
         return None
     return PlatformNotSupported(
         worker_id=machine.id,
-        backend=candidate.request.spec.backend,
+        backend=candidate.request.wish.backend,
         platform=machine.platform,
         supported=info.platforms,
     )

@@ -265,7 +265,7 @@ def no_gpu(worker: Worker, _ask: Ask) -> tuple[ReasonBase, ...]:
 
 SUPPORTED: Final = {
     "vLLM": ("cuda", "rocm", "cann", "dtk", "musa", "corex", "maca", "hggc"),
-    "SGLang": ("cuda", "rocm", "cann", "musa", "maca", "hggc"),
+    "SGLang": ("cuda", "rocm", "cann", "dtk", "musa", "maca", "hggc"),
     "MindIE": ("cann",),
     "llama.cpp": ("cuda", "rocm", "musa", "cann"),
 }
@@ -288,12 +288,15 @@ def other_kind(kind: str, version: str | None = None) -> Inject:
     return inject
 
 
-def driver(kind: str, has: str, needed: str) -> Inject:
+def driver(kind: str, has: str, needed: Mapping[str, str] | str) -> Inject:
+    """`needed`: by backend, or of all."""
+
     def inject(worker: Worker, ask: Ask) -> tuple[ReasonBase, ...]:
         worker.gpu |= {"type": kind, "runtime_version": has}
+        version = needed if isinstance(needed, str) else needed[ask.backend]
         return (
             DriverTooOld(
-                worker_id=worker.id, gpu_index=0, runtime_version=has, needed_version=needed, backend=ask.backend
+                worker_id=worker.id, gpu_index=0, runtime_version=has, needed_version=version, backend=ask.backend
             ),
         )
 

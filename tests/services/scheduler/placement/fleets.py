@@ -39,8 +39,9 @@ def gguf(size: int, **fields: Any) -> ModelWeights:
 
 
 def a_gpu(index: int = 0, size: int = 80 * GIB, **fields: Any) -> Gpu:
+    name = "Ascend910B2" if fields.get("type") == "cann" else "a GPU"
     return Gpu.model_validate(
-        {"index": index, "vendor": "nvidia", "type": "cuda", "name": "a GPU", "memory_total": size} | fields
+        {"index": index, "vendor": "nvidia", "type": "cuda", "name": name, "memory_total": size} | fields
     )
 
 
@@ -109,8 +110,8 @@ KINDS: Final = (
 )
 
 
-MAKES: Final = ("a GPU", "a GPU", "another GPU")
-"""What was measured is known by the name of the GPUs."""
+MAKES: Final = ("a GPU (910B)", "a GPU (910B)", "another GPU (910B)")
+"""What was measured is known by the name of the GPUs. Ascend's have images by their name."""
 
 
 def random_peaks(dice: random.Random, size: int) -> dict[Where, Peak]:

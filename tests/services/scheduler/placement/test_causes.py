@@ -139,9 +139,11 @@ CAUSES: Final = (
     Cause("MLU for llama.cpp", other_kind("neuware"), ("llama.cpp",), (sets(cpu_offloading=True),), who="author"),
     Cause("DCU too new a version", other_kind("dtk", "0.19.0"), ("vLLM",), who="author"),
     Cause("MUSA too new a version", other_kind("musa", "0.10.1"), ("vLLM",), who="author"),
-    Cause("old CUDA", driver("cuda", "12.2", "12.6"), ("vLLM", "SGLang"), who="operator"),
+    Cause("old CUDA", driver("cuda", "12.2", {"vLLM": "12.6", "SGLang": "12.8"}), ("vLLM", "SGLang"), who="operator"),
     Cause("old ROCm", driver("rocm", "6.3.9", "6.4"), ("vLLM", "SGLang"), who="operator"),
-    Cause("old CANN", driver("cann", "8.0.RC3", "8.2"), SHARED, who="operator"),
+    Cause(
+        "old CANN", driver("cann", "8.0.RC3", {"vLLM": "8.2", "SGLang": "8.3", "MindIE": "8.2"}), SHARED, who="operator"
+    ),
     Cause("Pascal", architecture("6.1", "7.0"), ("vLLM",), who="author"),
     Cause("Turing", architecture("7.5", "8.0"), ("SGLang",), who="author"),
     Cause("quarantined", quarantine(5), helps=(action("clear_quarantine"),), who="author", pairs=True),
@@ -558,7 +560,7 @@ WISHES: Final = (
     Wish(
         "version",
         asking("vLLM", backend_version="0.99"),
-        (BackendVersionUnknown(backend="vLLM", version="0.99", known=("0.8.0", "0.32")),),
+        (BackendVersionUnknown(backend="vLLM", version="0.99", known=("0.8.0", "0.33")),),
         (sets(backend_version=None),),
     ),
     Wish(
@@ -570,13 +572,13 @@ WISHES: Final = (
     Wish(
         "no version",
         asking("vLLM", backend_version="latest"),
-        (BackendVersionUnknown(backend="vLLM", version="latest", known=("0.8.0", "0.32")),),
+        (BackendVersionUnknown(backend="vLLM", version="latest", known=("0.8.0", "0.33")),),
         (sets(backend_version=None),),
     ),
     Wish(
         "backend",
         asking("TGI"),
-        (BackendUnknown(backend="TGI", known=("vLLM", "SGLang", "MindIE", "llama.cpp", "Custom")),),
+        (BackendUnknown(backend="TGI", known=("llama.cpp", "vLLM", "SGLang", "MindIE", "Custom")),),
     ),
     Wish("nobody", asking(), (NoWorkers(),), workers=0),
     *(

@@ -24,6 +24,7 @@ from schemas.reasons import (
     GpuShareNotFree,
     GpuShareTooSmall,
     GpuUnhealthy,
+    ImageMissing,
     InventoryIncomplete,
     LabelsDoNotMatch,
     NoGpu,
@@ -66,6 +67,7 @@ NEEDED = 20 * GIB
 TOKEN = 2 * 36 * 8 * 128 * 2
 PLAIN = a_spec()
 LLAMA = a_spec(backend="llama.cpp")
+INSTALLED = {"runtime": "process", "backends": {"llama.cpp": None}}
 CUSTOM = a_spec(backend="Custom")
 MINDIE = a_spec(backend="MindIE")
 
@@ -150,6 +152,25 @@ OBJECTIONS = (
             accelerators=("musa",),
             supported=("cuda", "rocm", "cann", "dtk", "musa", "corex", "maca", "hggc"),
         ),
+    ),
+    case(
+        "no image for the platform",
+        LLAMA,
+        a_machine("w1", inventory={"arch": "riscv64"}),
+        ImageMissing(backend="llama.cpp", accelerators=("cpu",), platform="linux/riscv64"),
+        known=gguf(GIB),
+    ),
+    case(
+        "no image of this version",
+        a_spec(backend_version="0.9.2"),
+        a_machine("w1", gpus(1, type="maca")),
+        ImageMissing(backend="vLLM", version="0.9.2", accelerators=("maca",), platform="linux/amd64"),
+    ),
+    case(
+        "no image for GPUs of this name",
+        MINDIE,
+        a_machine("w1", gpus(1, type="cann", name="Ascend950")),
+        ImageMissing(backend="MindIE", accelerators=("cann",), platform="linux/amd64"),
     ),
     case(
         "driver",
@@ -353,7 +374,13 @@ NEIGHBOURS = (
     case("installed", PLAIN, a_machine("w1", gpus(1), inventory={"runtime": "process", "backends": {"vLLM": None}})),
     case("a container runtime starts anything", PLAIN, a_machine("w1", gpus(1), inventory={"backends": {"x": "1"}})),
     case("arm", PLAIN, a_machine("w1", gpus(1), inventory={"arch": "aarch64"})),
-    case("llama.cpp anywhere", LLAMA, a_machine("w1", inventory={"os": "darwin", "arch": "riscv64"}), known=gguf(GIB)),
+    case(
+        "llama.cpp anywhere",
+        LLAMA,
+        a_machine("w1", inventory={"os": "darwin", "arch": "riscv64"} | INSTALLED),
+        known=gguf(GIB),
+    ),
+    case("an image for the version", a_spec(backend_version="0.9.1"), a_machine("w1", gpus(1, type="maca"))),
     case("llama.cpp in RAM", LLAMA, a_machine("w1"), known=gguf(GIB)),
     case("the version for a kind", a_spec(backend_version="0.9.2"), a_machine("w1", gpus(1, type="musa"))),
     case("one's own image on any kind", a_spec(image_name="x/y"), a_machine("w1", gpus(1, type="neuware"))),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Claim, GpuNetwork, Launch, ModelSpec, ModelWeights, Parallelism
+from schemas.models import Claim, GpuNetwork, Launch, ModelSpec, ModelWeights, Needs, Parallelism
 from schemas.reasons import (
     ContextDoesNotFit,
     GpuShareNotFree,
@@ -269,6 +269,13 @@ def test_what_a_packed_model_lacks_is_told_as_it_is_counted_for_it() -> None:
     )
 
 
+def launched(request: Request, answer: Placed) -> Launch:
+    """On machines that are all alike."""
+    of = gpus(8, type=answer.places[0].type or "cuda")
+    machines = {place.worker_id: a_machine(place.worker_id, of) for place in answer.places}
+    return launch_of(request, answer, machines, 7)
+
+
 @pytest.mark.parametrize("backend", ["vLLM", "SGLang", "MindIE"])
 @pytest.mark.parametrize("reserved", [0, 1, 10, 30])
 @pytest.mark.parametrize("packed", [False, True])
@@ -283,7 +290,7 @@ def test_the_share_that_is_passed_is_the_share_that_is_charged(
     request = a_request(a_spec(backend=backend, packed=packed, backend_parameters=parameters))
     of = gpus(1, 64 * GIB, type="cann", vendor="ascend")
     answer = placed(request, a_machine("w1", of, inventory={"vram_reserved": reserved * GIB}))
-    launch = launch_of(request.spec, request, answer, 7)
+    launch = launched(request, answer)
     passed = [p.replace("=", " ").split() for p in launch.parameters if p.startswith(flag)]
     assert len(passed) == 1  # once: what the user gave is not given again
     share = float(passed[0][1])
@@ -338,12 +345,14 @@ def test_what_the_engine_is_asked_for_travels_with_the_launch() -> None:
     )
     request = a_request(asked)
     answer = placed(request, a_machine("w1", gpus(1)))
-    launch = launch_of(asked, request, answer, 7)
+    launch = launched(request, answer)
     assert launch == Launch(
         model_name="m",
         generation=7,
         backend="vLLM",
+        engine="vLLM",
         image="example.org/vllm:1",
+        needs=Needs(writable_root=True),
         entrypoint=("vllm", "serve"),
         run_command="{{model_path}}",
         source=asked.source,
@@ -361,7 +370,7 @@ def test_what_a_model_is_for_is_read_from_its_files_where_the_author_does_not_sa
     request = a_request()
     answer = placed(request, a_machine("w1", gpus(1)))
     assert request.usual is not None
-    assert launch_of(request.spec, request, answer, 7).categories == (request.usual.architecture.category,) == ("llm",)
+    assert launched(request, answer).categories == (request.usual.architecture.category,) == ("llm",)
 
 
 # -- the user's own selection -----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ W1, W2, W3 = WorkerId("w-w1"), WorkerId("w-w2"), WorkerId("w-w3")
 OF_REQUESTS = {
     "no_workers", "gpu_unknown", "workers_do_not_add_up", "network_down", "heads_not_divisible",
     "vocabulary_not_divisible", "too_few_layers", "world_size_does_not_match", "gpu_types_mixed", "too_few_gpus_selected",
-    "parameter_invalid", "parameters_contradict", "backend_unknown", "backend_version_unknown",
+    "parameter_invalid", "parameters_contradict", "backend_unknown", "backend_disabled", "backend_version_unknown",
 }  # fmt: skip
 OF_FILES = {
     "being_inspected", "model_not_found", "model_files_incomplete", "model_file_truncated", "model_file_invalid",
@@ -47,7 +47,8 @@ OF_FILES = {
 OF_LIFE = {
     "on_its_way", "worker_silent", "agent_stopped", "worker_shut_down", "machine_restarted", "image_not_found", "image_not_pulled",
     "image_for_another_platform", "devices_not_available", "container_not_started", "engine_exited", "engine_killed",
-    "engine_vanished", "engine_unhealthy", "engine_not_installed", "port_in_use", "out_of_memory", "unknown_parameter",
+    "engine_vanished", "engine_unhealthy", "engine_not_installed", "need_not_allowed", "port_in_use", "out_of_memory",
+    "unknown_parameter",
     "not_accepted", "download_stalled", "start_timeout", "finishing_requests", "stop_overdue", "rolled_back",
 }  # fmt: skip
 """Of instances that have, or had, a place."""

@@ -31,7 +31,7 @@ from tests.services.scheduler.placement.fleets import (
     safetensors,
 )
 
-BACKENDS = ("vLLM", "SGLang", "MindIE", "llama.cpp", "Custom")
+BACKENDS = ("llama.cpp", "vLLM", "SGLang", "MindIE", "Custom")
 
 
 def spec(*parameters: str, backend: str = "vLLM", **fields: Any) -> ModelSpec:
@@ -214,7 +214,7 @@ def test_a_backend_that_is_unknown_is_the_only_problem() -> None:
         ("vLLM", "v0.10.1", True),
         ("vLLM", "0.8.0", True),
         ("vLLM", "0.7.9", False),
-        ("vLLM", "0.33", False),
+        ("vLLM", "0.34", False),
         ("vLLM", "latest", False),
         ("SGLang", "0.5.23.post1", True),
         ("SGLang", "0.5.24", False),
