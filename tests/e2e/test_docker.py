@@ -58,8 +58,13 @@ async def test_a_model_is_served_from_a_container_and_survives_its_agent_and_its
     await stack.start_worker(**settings(docker))
     await stack.start_api()
     client = stack.client()
-    await client.deploy("tinychat", image_name=IMAGE, entrypoint=[program, "-m", MODULE])
+    image = {"image": IMAGE, "accelerator": "cpu", "entrypoint": [program, "-m", MODULE]}
+    backend = {"backend_name": "llama.cpp", "engine": "llama.cpp", "images": [image]}
+    assert (await client.request("POST", "/v2/inference-backends", backend))[0] == 201
+    await client.deploy("tinychat")
     await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    assert (instance["image"], instance["image_digest"][:7]) == (IMAGE, "sha256:")
     assert (await client.ask("tinychat"))[0] == 200
     (container,) = await asyncio.to_thread(running, docker)
 

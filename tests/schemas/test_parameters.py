@@ -1,6 +1,8 @@
+from typing import Literal
+
 import pytest
 
-from schemas.parameters import find, names_in, split
+from schemas.parameters import find, formatted, names_in, split
 
 CONTEXT = ("--ctx-size", "-c")
 
@@ -76,3 +78,18 @@ def test_a_flag_and_its_value_in_one_string_become_two_arguments_and_nothing_els
 )
 def test_the_names_of_flags_are_known_in_every_form(parameter: str, names: set[str]) -> None:
     assert names_in([parameter]) == names
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        (None, ("--a=b", "--c", "d e", "--flag", "--n", "-1", "word", "-x")),
+        ("space", ("--a", "b", "--c", "d e", "--flag", "--n", "-1", "word", "-x")),
+        ("equal", ("--a=b", "--c=d e", "--flag", "--n=-1", "word", "-x")),
+    ],
+)
+def test_flags_are_given_in_the_form_that_an_engine_reads(
+    style: Literal["space", "equal"] | None, expected: tuple[str, ...]
+) -> None:
+    parameters = ("--a=b", "--c d e", "--flag", "--n", "-1", "word", "-x")
+    assert formatted(parameters, style) == expected

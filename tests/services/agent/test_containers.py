@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.agent.domain.containers import contained
+from services.agent.domain.containers import contained, not_allowed
 from services.agent.domain.engines.command import command_of
 from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import Container, GpuAccess, Mount, Needs
@@ -79,3 +79,19 @@ def test_an_entrypoint_takes_the_place_of_the_images() -> None:
     command = contained(start, command_of(start), "example.org/own:1", ACCESS)
     assert command.container is not None
     assert (command.container.entrypoint, command.argv) == (("/app/run",), ("now", "serve", "40000"))
+
+
+def test_its_backend_declares_what_it_needs() -> None:
+    needs = {"host_ipc": True, "writable_root": True, "capabilities": ["SYS_NICE", "IPC_LOCK"]}
+    assert container(a_start(a_launch("llama.cpp", needs=needs))).needs == Needs(
+        capabilities=("SYS_NICE", "IPC_LOCK"), writable_root=True, host_ipc=True
+    )
+    several = container(a_start(a_launch("vLLM", needs={"capabilities": ["SYS_NICE"]}), gpus=1, nodes=2)).needs
+    assert several == Needs(capabilities=("IPC_LOCK", "SYS_NICE"), host_network=True)
+
+
+def test_what_is_needed_and_not_allowed_is_named() -> None:
+    launch = a_launch("Custom", needs={"host_ipc": True, "writable_root": True, "capabilities": ["SYS_NICE"]})
+    assert not_allowed(launch, ("writable_root",)) == ("host_ipc", "SYS_NICE")
+    assert not_allowed(launch, ("writable_root", "host_ipc", "SYS_NICE")) == ()
+    assert not_allowed(a_launch("Custom"), ()) == ()

@@ -332,3 +332,37 @@ async def test_what_can_not_be_sent_is_refused_before_it_is(fleet: Fleet) -> Non
 def _bare(fact: dict[str, Any]) -> dict[str, Any]:
     """The envelope alone, as it came."""
     return {key: value for key, value in fact.items() if key != "position"}
+
+
+async def test_backends_are_listed_exported_imported_and_forgotten(fleet: Fleet, tmp_path: Path) -> None:
+    done = await fleet.run("backends")
+    assert (done.code, done.trouble) == (0, "")
+    assert steady(done.said)[0] == "BACKEND  ENGINE  VERSIONS  RUNS ON  IMAGES  MODELS"
+    assert any(line.startswith("llama.cpp  llama.cpp  -  cuda, rocm, musa, cann, cpu") for line in steady(done.said))
+
+    shown = await fleet.run("backends", "show", "SGLang")
+    assert shown.code == 0
+    file = tmp_path / "mine.yaml"
+    file.write_text(shown.said.replace("backend_name: SGLang", "backend_name: mine"), encoding="utf-8")
+    done = await fleet.run("backends", "import", str(file))
+    assert (done.code, done.said) == (0, "mine is defined; what runs goes on, later attempts follow it.\n")
+    done = await fleet.run("backends", "import", str(file))
+    assert (done.code, done.said) == (0, "mine is changed; what runs goes on, later attempts follow it.\n")
+    assert "backend_name: mine" in (await fleet.run("backends", "show", "mine")).said
+    assert (await fleet.run("backends", "delete", "mine")).code == 0
+    assert (await fleet.run("backends", "show", "mine")).code == 1
+
+
+async def test_a_backend_that_can_not_be_read_says_where(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    for text, said in (
+        ("backend_name: mine\nimages: [{image: a, tag: b}]", "images.0.tag"),
+        ("[", "no YAML"),
+        ("backend_name: x\nlocal: *a", "aliases"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        done = await fleet.run("backends", "import", str(file))
+        assert done.code == 2
+        assert said in done.trouble
+    assert (await fleet.run("backends", "show")).code == 2
+    assert (await fleet.run("backends", "import", str(tmp_path / "none.yaml"))).code == 2
