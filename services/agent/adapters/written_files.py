@@ -1,4 +1,4 @@
-"""What of an engine's command is a matter of the machine before it is started: files, and what no runtime here can do."""
+"""Files that an engine reads when it starts."""
 
 from pathlib import Path
 
@@ -10,12 +10,6 @@ MODE = 0o640
 
 def prepare(command: EngineCommand) -> None:
     """Its files are there, whole. Raises EngineNotStarted."""
-    if command.sidecars:
-        names = ", ".join(sidecar[0] for sidecar in command.sidecars)
-        reason = ContainerNotStarted(
-            problem=f"{names} would have to run beside {command.program}, which is not supported yet"
-        )
-        raise EngineNotStarted((reason,), reason.sentence())
     for name, text in command.files.items():
         path = Path(name)
         try:

@@ -88,10 +88,6 @@ class EngineCommand:
     health_path: str | None
     """None: it answers no requests (a follower of several machines), and is well as long as it runs."""
     port: int
-    sidecars: tuple[tuple[str, ...], ...] = ()
-    """Programs that run beside it as long as it does (Ray of a vLLM over several machines): with its environment, its GPUs
-    and mounts, in its network and IPC namespaces.
-    """
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """Absolute path on the host → text: written before it starts, for its own user only (mode 0640)."""
     container: Container | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from services.agent.domain.containers import contained
 from services.agent.domain.engines.command import command_of
 from services.agent.domain.engines.packages import after_installing, packages_of
-from services.agent.domain.engines.waiting import once_reachable
+from services.agent.domain.engines.together import once_reachable
 from services.agent.domain.runtime import GpuAccess
 from tests.services.agent.starts import a_launch, a_start
 

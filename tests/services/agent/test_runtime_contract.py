@@ -17,6 +17,7 @@ from schemas.reasons import EngineNotInstalled, Reason, UnknownParameter
 from services.agent.domain.diagnosis import diagnose
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.engines.start import Start
+from services.agent.domain.engines.together import with_beside
 from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineId, EngineNotStarted
 from tests.services.agent.engines import (
     GUARD_SECONDS,
@@ -377,8 +378,30 @@ async def test_files_of_a_command_are_there_before_it_starts_and_not_for_everybo
     assert [each.name for each in path.parent.iterdir()] == ["config.json"]
 
 
-async def test_what_would_have_to_run_beside_an_engine_is_refused_and_said(runtime: ContainerRuntime) -> None:
-    with pytest.raises(EngineNotStarted) as refusal:
-        await runtime.start(an_id(), replace(a_script(SLEEPER), sidecars=(("ray", "start"),)), {})
-    assert "ray would have to run beside script" in refusal.value.reasons[0].sentence()
+HELPER = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a helper that does not mind
+print("helper", os.environ["A"], flush=True)
+time.sleep(600)
+"""
+
+
+def with_a_helper(script: str) -> EngineCommand:
+    engine, helper = a_script(script), a_script(HELPER)
+    return replace(engine, argv=with_beside(helper.argv, engine.argv), env={"A": "1"})
+
+
+async def test_what_runs_beside_an_engine_has_its_environment_writes_to_its_log_and_goes_with_it(
+    runtime: ContainerRuntime,
+) -> None:
+    waits = "import time; time.sleep(600)"
+    await runtime.start(an_id(), with_a_helper(waits), {})
+    assert await log_of(runtime, an_id(), lines=1) == ("helper 1",)
+    await runtime.stop(an_id(), 0.5)
     assert await runtime.list() == ()
+    await runtime.start(an_id(attempt=2), with_a_helper("import time; time.sleep(1); raise SystemExit(7)"), {})
+    ended = await next_exit(runtime)
+    while ended.id != an_id(attempt=2):  # the first one's
+        ended = await next_exit(runtime)
+    assert (ended.exit_code, ended.ended_by) == (7, "itself")
+    assert ended.log_tail == ("helper 1",)

@@ -108,8 +108,10 @@ def test_older_ones_and_those_whose_users_say_so_use_ray(
 def test_ray_runs_on_every_machine_and_the_server_beside_the_first() -> None:
     leader = vllm(on_machines(0, version="0.17", **over(tensor=4, pipeline=2)))
     head = ("ray", "start", "--block", "--node-ip-address=10.0.0.1", "--disable-usage-stats", "--head", "--port=21407")
-    assert leader.sidecars == ((*head, "--include-dashboard=false"),)
-    assert leader.argv[:2] + leader.argv[3:8] == ("python3", "-c", "10.0.0.1", "21407", "vllm", "serve", MODEL)
+    head = (*head, "--include-dashboard=false")
+    assert leader.argv[:2] + leader.argv[3 : 4 + len(head)] == ("python3", "-c", str(len(head)), *head)
+    serving = leader.argv[4 + len(head) :]
+    assert serving[:2] + serving[3:8] == ("python3", "-c", "10.0.0.1", "21407", "vllm", "serve", MODEL)
     assert leader.env["RAY_ADDRESS"] == "10.0.0.1:21407"
     follower = vllm(on_machines(1, version="0.17"))
     node = (
@@ -120,7 +122,7 @@ def test_ray_runs_on_every_machine_and_the_server_beside_the_first() -> None:
         "--disable-usage-stats",
         "--address=10.0.0.1:21407",
     )
-    assert (follower.argv[5:], follower.sidecars, follower.health_path) == (node, (), None)
+    assert (follower.argv[5:], follower.health_path) == (node, None)
 
 
 @pytest.mark.parametrize(

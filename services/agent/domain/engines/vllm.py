@@ -19,7 +19,7 @@ from services.agent.domain.engines.environment import interfaces, on_ascend, tor
 from services.agent.domain.engines.flags import Flag, arguments, flag
 from services.agent.domain.engines.placeholders import substituted
 from services.agent.domain.engines.start import Start, default_program
-from services.agent.domain.engines.waiting import once_reachable
+from services.agent.domain.engines.together import once_reachable, with_beside
 from services.agent.domain.runtime import EngineCommand
 
 PROGRAM: Final = ("vllm", "serve")
@@ -192,13 +192,13 @@ def _with_ray(start: Start, env: dict[str, str]) -> EngineCommand:
         *_base(start),
         *arguments((*_ours(start), flag(EXECUTOR, "ray"), *replicas), launch.parameters),
     )
+    head = (*node, "--head", f"--port={port}", "--include-dashboard=false")
     return EngineCommand(
-        argv=once_reachable(start.assigned.leader_address, port, serving),
+        argv=with_beside(head, once_reachable(start.assigned.leader_address, port, serving)),
         env=env,
         program="vllm",
         health_path="/health",
         port=start.listens_on(),
-        sidecars=((*node, "--head", f"--port={port}", "--include-dashboard=false"),),
     )
 
 
