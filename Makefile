@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: up demo test check test-docker test-slow test-postgres chaos sim bench docs lock clean-venv
+.PHONY: up demo test check test-docker test-compose test-slow test-postgres chaos sim bench docs lock clean-venv
 
 up: $(VENV)/.installed
 	@$(BIN)/muster up --demo $(ARGS)
@@ -13,11 +13,17 @@ demo: $(VENV)/.installed
 	@$(BIN)/muster demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/pytest tests -m "not docker" $(ARGS)
+	@$(BIN)/pytest tests -m "not docker and not compose" $(ARGS)
 
 # Starts a Docker Engine of its own (root, dockerd, unshare): private socket, data and network, removed at the end.
 test-docker: $(VENV)/.installed-dev
 	@TESTS_OWN_NETWORK=1 unshare --net sh -c 'ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec $(BIN)/pytest tests -m docker $(ARGS)'
+
+# The same for deploy/compose.yaml, with base images that are made here (debootstrap, docker-compose; the first time asks the
+# network for Debian and wheels).
+test-compose: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.compose.base_images
+	@TESTS_OWN_NETWORK=1 unshare --net --mount sh -c 'mount -t tmpfs tmpfs /run && ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec $(BIN)/pytest tests/compose -m compose $(ARGS)'
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports && $(BIN)/python docs/generate.py --check
@@ -51,6 +57,11 @@ docs: $(VENV)/.installed-dev
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra up pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	for service in api,cli scheduler agent downloader; do \
+	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.txt \
+	    $$(printf -- '--extra %s ' $$(echo $$service,image$$(test $$service != agent || echo ,engine) | tr , ' ')) pyproject.toml \
+	    -o deploy/requirements/$${service%%,*}.txt; \
+	done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Muster needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'

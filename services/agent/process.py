@@ -162,6 +162,7 @@ class AgentProcess:
         async def connect() -> None:
             buses.append(await Bus.connect(f"agent {self.worker_id}", bus_settings, timeout_seconds=3))
 
+        await retry_until_connected("the Docker Engine", self._check_paths)
         await retry_until_connected("NATS", connect)
         bus = buses[0]
         state_file = self._settings.data_dir / "agent" / "assigned.json"
@@ -187,6 +188,13 @@ class AgentProcess:
             await self._runtime.close()
             self._detector.close()
             await bus.close()
+
+    async def _check_paths(self) -> None:
+        """Raises BadSettings (cache_path_not_shared), Unavailable."""
+        if self._settings.runtime == "docker":
+            from services.agent.adapters.own_container import check_shared  # noqa: PLC0415 - the SDK, as above
+
+            await asyncio.to_thread(check_shared, self._settings.data_dir.absolute(), self._settings.docker_host)
 
     # -- the assignment -----------------------------------------------------------------------------------------------
 

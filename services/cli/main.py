@@ -32,6 +32,7 @@ MODULES: Final[Mapping[str, str]] = {
     "events": "events",
     "simulate": "simulate",
     "version": "fleet",
+    "init": "init",
     "migrate": "migrate",
     "log": "log",
 }

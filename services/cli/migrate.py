@@ -1,6 +1,8 @@
 """`muster migrate`: make the streams and the tables, or bring them up to date, where others run NATS and PostgreSQL."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from services.cli.failed import USAGE, Failed
 
@@ -8,7 +10,9 @@ if TYPE_CHECKING:
     from services.api.settings import ApiSettings
 
 
-def migrate() -> None:
+def migrate(
+    wait: Annotated[float, typer.Option(help="Seconds to wait for servers that are still starting.", min=0)] = 0,
+) -> None:
     """Make or update the log's streams and the tables.
 
     On the servers that MUSTER_NATS_SERVERS and MUSTER_DATABASE_URL name.
@@ -24,7 +28,7 @@ def migrate() -> None:
 
     try:
         settings = ApiSettings.from_environment()
-        asyncio.run(_migrate(settings))
+        asyncio.run(_until_done(settings, wait))
     except (BadSettings, ServerTooOld, Drift) as error:
         raise Failed(str(error), exit_code=USAGE) from error
     except JetStreamError as error:
@@ -32,6 +36,23 @@ def migrate() -> None:
     except Unavailable as error:
         raise Failed(str(error)) from error
     print(f"The streams {', '.join(STREAMS)} and the database are up to date.")
+
+
+async def _until_done(settings: "ApiSettings", seconds: float) -> None:
+    """Raises Unavailable when the servers are not there in time."""
+    import asyncio  # noqa: PLC0415 - was imported meanwhile
+
+    from kernel.errors import Unavailable  # noqa: PLC0415 - the same
+
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + seconds
+    while True:
+        try:
+            return await _migrate(settings)
+        except Unavailable:
+            if loop.time() >= ends:
+                raise
+        await asyncio.sleep(0.5)
 
 
 async def _migrate(settings: "ApiSettings") -> None:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import typer
+import yaml
 from typer.core import TyperGroup
 
 from docs.making.settings import SERVICES
@@ -21,7 +22,7 @@ from services.cli.main import make_app
 from tests.docs.pages import ROOT, WRITTEN, Command, blocks, commands
 
 API: Final = "localhost:8700"
-SYSTEM: Final = frozenset({"export", "rm", "tar", "pg_dump", "nats-server"})
+SYSTEM: Final = frozenset({"export", "rm", "tar", "pg_dump", "nats-server", "git", "cd"})
 """Programs of others: nothing to check but that we mean to name them."""
 COMMANDS: Final = [command for page in WRITTEN for command in commands(page)]
 
@@ -32,7 +33,19 @@ def muster(words: tuple[str, ...]) -> dict[str, Any]:
     assert isinstance(group, TyperGroup)
     name, *rest = words
     assert name in group.commands, f"there is no command {name}"
+    if ">" in rest:
+        rest = rest[: rest.index(">")]
     return group.commands[name].make_context(name, rest).params
+
+
+def compose(words: tuple[str, ...]) -> None:
+    """A command line of docker compose, and what it starts in a container of ours."""
+    assert words[:3] == ("compose", "-f", "deploy/compose.yaml")
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert set(words[3:]) & {"up", "exec", "run", "kill", "build", "down", "logs"}
+    assert set(words[3:]) & services.keys() or words[-1] in ("--detach", "build"), f"no service in {words}"
+    if "muster" in words:
+        muster(words[words.index("muster") + 1 :])
 
 
 def target_of(words: tuple[str, ...]) -> tuple[str, str, dict[str, list[str]], str | None]:
@@ -61,6 +74,8 @@ def test_every_command_line_is_one_that_the_program_takes(command: Command, made
     match program:
         case "muster":
             muster(tuple(rest))
+        case "docker":
+            compose(tuple(rest))
         case "make":
             assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case "python":
@@ -87,7 +102,7 @@ def test_every_command_line_is_one_that_the_program_takes(command: Command, made
 def test_the_pages_show_every_command() -> None:
     group = typer.main.get_command(make_app(()))
     assert isinstance(group, TyperGroup)
-    shown = {command.words[1] for command in COMMANDS if command.words[0] == "muster"}
+    shown = {command.words[command.words.index("muster") + 1] for command in COMMANDS if "muster" in command.words[:-1]}
     assert set(group.commands) - shown <= {"demo", "version"}
 
 
@@ -113,8 +128,9 @@ def test_every_variable_is_a_setting(page: Path) -> None:
         for file in (ROOT / "services" / "cli").glob("*.py")
         for name in re.findall(r'"(MUSTER_\w+)"', file.read_text())
     }
+    of_compose = set(re.findall(r"\bMUSTER_\w+", (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")))
     named = set(re.findall(r"\bMUSTER_\w+", page.read_text(encoding="utf-8")))
-    assert {name.removesuffix("_FILE") for name in named} <= settings | cli
+    assert {name.removesuffix("_FILE") for name in named} <= settings | cli | of_compose
 
 
 def test_the_keys_and_the_configuration_are_made_as_the_answer_says(
