@@ -12,6 +12,7 @@ from typing import Final
 
 from schemas.backends import BACKENDS, exists
 from schemas.models import ModelSpec
+from schemas.ours import not_the_authors
 from schemas.parameters import find, whole_number
 from schemas.reasons import (
     BackendUnknown,
@@ -222,7 +223,7 @@ def wanted_of(spec: ModelSpec) -> Wanted:
         wanted,
         gpus=gpus,
         may_pipeline=info.pipeline_parallel and not excluded,
-        problems=(*reader.problems, *count_problems),
+        problems=(*not_the_authors(spec), *reader.problems, *count_problems),
     )
 
 
