@@ -29,6 +29,7 @@ class AssignedInstance(Value):
     that is to end finishes its requests: when that one is gone, it is not started again.
     """
     engine_key_ref: str | None = None
+    """The gateways' public key: an engine that can ask for a key is started with one that is sealed for it. None: without."""
 
 
 class AssignedFile(Value):

@@ -7,6 +7,7 @@ import httpx
 from pydantic import SecretStr
 
 from kernel.bus import Bus
+from kernel.engine_keys import SealedKeys
 from kernel.projections.marks import HighWater
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.proxy import Gateway
@@ -33,7 +34,9 @@ async def _ask() -> dict[str, Any]:
     reader, writer, feed, bus = cast("Reader", None), cast("Writer", None), cast("Feed", None), cast("Bus", None)
     high_water = HighWater()
     routers = [resources.make_router(reader, writer, high_water, bus), events.make_router(feed, high_water)]
-    app: Any = make_app(ApiSettings(api_key=SecretStr(KEY)), routers, Gateway(Routes(), reader), _is_ready)
+    app: Any = make_app(
+        ApiSettings(api_key=SecretStr(KEY)), routers, Gateway(Routes(), reader, SealedKeys([])), _is_ready
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://docs") as client:
         answer = await client.get("/v2/openapi.json", headers={"authorization": f"Bearer {KEY}"})
     return cast("dict[str, Any]", answer.raise_for_status().json())

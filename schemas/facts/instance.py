@@ -8,6 +8,7 @@ from schemas.facts.base import Fact, Owner
 from schemas.ids import NOBODY, InstanceId, ModelId, WorkerId
 from schemas.models import Launch, Member, Why
 from schemas.reasons import FinishingRequests, Reason, Suggestion
+from schemas.reports import SealedKey
 from schemas.value import Count, Instant
 
 Attempt = Annotated[int, Field(ge=1)]
@@ -88,6 +89,8 @@ class InstanceRunning(InstanceOnWorkerFact):
     type: ClassVar[str] = "InstanceRunning"
     address: str
     port: Annotated[int, Field(ge=1, le=65535)]
+    sealed_key: SealedKey | None = None
+    """The key that this attempt asks for, sealed: nobody but a gateway can open it. None: it asks for none."""
 
 
 class InstanceFailed(InstanceOnWorkerFact):

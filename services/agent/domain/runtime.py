@@ -93,7 +93,7 @@ class EngineCommand:
     and mounts, in its network and IPC namespaces.
     """
     files: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Absolute path on the host → text: written before it starts, for its own user only (mode 0640)."""
+    """Absolute path on the host → text: written before it starts, for its own user only (mode 0600)."""
     container: Container | None = None
     """None: a process of this machine."""
 

@@ -63,7 +63,7 @@ from schemas.models import Inventory
 from schemas.reasons import ReasonBase
 from services.api.projections.tables import TABLES
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Raised by hand whenever the same facts would give other rows."""
 
 
@@ -325,6 +325,7 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "worker_id": fact.worker_id,
                 "address": fact.address,
                 "port": fact.port,
+                "sealed_key": fact.sealed_key,
             }
             return (
                 Patch(

@@ -58,7 +58,7 @@ def _is_to_run(instance: Instance, placement: Placement, fleet: Fleet) -> bool:
             return not is_draining(instance) and all_files_ready(fleet, placement)
 
 
-def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
+def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int, *, engine_key_ref: str | None = None) -> Assigned:
     instances: list[AssignedInstance] = []
     files: dict[FileId, AssignedFile] = {}
     for instance in fleet.on(worker_id):
@@ -89,6 +89,7 @@ def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
                 files=member.file_ids,
                 ports=member.ports,
                 want="running" if _is_to_run(instance, placement, fleet) else "prepared",
+                engine_key_ref=engine_key_ref,
             )
         )
     return Assigned(

@@ -821,7 +821,12 @@ class Core:
             return
         self._say(
             InstanceRunning(
-                instance_id=instance.id, worker_id=worker_id, attempt=seen.attempt, address=address, port=port
+                instance_id=instance.id,
+                worker_id=worker_id,
+                attempt=seen.attempt,
+                address=address,
+                port=port,
+                sealed_key=seen.sealed_key,
             )
         )
         self._lose_sight(self.fleet.instances[instance.id])  # of its other workers, if one is not heard
