@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
 import socket
 import time
@@ -41,6 +42,7 @@ from services.agent.domain.engines.keys import asks_for
 from services.agent.domain.engines.start import Start
 from services.agent.domain.gpu_access import AssignedGpu, as_process, gpu_access
 from services.agent.domain.plan import plan, worker_ports
+from services.agent.domain.proxies import by_proxies
 from services.agent.domain.runtime import (
     Container,
     ContainerRuntime,
@@ -269,7 +271,7 @@ class AgentProcess:
             directory=str(directory.absolute()),
             engine_key=key,
         )
-        command = command_of(begin)
+        command = by_proxies(begin, command_of(begin), os.environ, settings.nats_servers)
         present = {gpu.index: gpu for gpu in (await self._inventory()).gpus if gpu.type == instance.accelerator}
         gpus = tuple(
             AssignedGpu(index, present[index].uuid if index in present else None) for index in instance.gpu_indexes
