@@ -46,7 +46,7 @@ async def test_the_engine_has_it_and_neither_event_nor_answer_nor_log_does(
 
     sql = await stack.sql()
     try:
-        bodies = [row["body"] for row in await sql.fetch("SELECT body::text FROM muster.event_log")]
+        bodies = [bytes(row["body"]).decode() for row in await sql.fetch("SELECT body FROM muster.event_log")]
     finally:
         await sql.close()
     answers = [str(await client.get(path)) for path in ("/v2/models", "/v2/model-instances", "/v2/workers")]
