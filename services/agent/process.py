@@ -277,7 +277,8 @@ class AgentProcess:
             AssignedGpu(index, present[index].uuid if index in present else None) for index in instance.gpu_indexes
         )
         if not in_container:
-            return as_process(command, gpu_access(instance.accelerator, gpus, "process"))
+            access = gpu_access(instance.accelerator, gpus, "process")
+            return as_process(command, access, launch, may_name_programs=settings.programs_of_authors)
         if launch.image is None:
             reason = BackendNotAvailable(backend=launch.backend, available=())
             raise EngineNotStarted((reason,), f"there is no image for {launch.backend}: name one (image_name)")
