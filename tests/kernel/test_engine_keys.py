@@ -34,6 +34,12 @@ def test_nobody_passes_off_a_strangers_key_as_his_own() -> None:
         assert SealedKeys([seed]).opened(sealed, other) is None
 
 
+def test_the_number_of_an_attempt_is_read_to_its_end() -> None:
+    seed = new_seed()
+    sealed = seal(draw(), replace(HOLDER, attempt=11), public_key(seed))
+    assert SealedKeys([seed]).opened(sealed, HOLDER) is None
+
+
 def test_what_is_no_box_is_opened_by_nobody() -> None:
     keys = SealedKeys([new_seed()])
     sealed = seal(draw(), HOLDER, public_key(new_seed()))
