@@ -51,6 +51,10 @@ class Assigned(Value):
     """The sequence of the last fact that it takes into account."""
     worker_id: WorkerId
     instances: tuple[AssignedInstance, ...] = ()
+    near: tuple[str, ...] = ()
+    """Hosts that engines reach without a proxy: the fleet's workers, as far as they are not too many to be listed, and what
+    the operator names (the gateway). As of when the document was written.
+    """
     files: tuple[AssignedFile, ...] = ()
 
     def is_newer_than(self, election: int, seq: int) -> bool:

@@ -58,6 +58,7 @@ VALUES: Final[dict[str, Any]] = {
     "total": 5 * GIB,
     "weight_bytes": 5 * GIB,
     "sealed_key": "q0ZtJ0mXx1m7s5bqkXvJp0pXcN0b1o0p4Q6mJrN7cZk=",
+    "near": ["gateway.example.com", "10.0.0.7"],
     "engine_key_ref": "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4",
     "needed_bytes": 20 * GIB,
     "free_bytes": 12 * GIB,

@@ -271,7 +271,8 @@ class AgentProcess:
             directory=str(directory.absolute()),
             engine_key=key,
         )
-        command = by_proxies(begin, command_of(begin), os.environ, settings.nats_servers)
+        near = self._document.near if self._document is not None else ()
+        command = by_proxies(begin, command_of(begin), os.environ, settings.nats_servers, near)
         present = {gpu.index: gpu for gpu in (await self._inventory()).gpus if gpu.type == instance.accelerator}
         gpus = tuple(
             AssignedGpu(index, present[index].uuid if index in present else None) for index in instance.gpu_indexes

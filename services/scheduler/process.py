@@ -334,7 +334,11 @@ class Reign:
         for worker_id in sorted(workers):
             self._greeted.add(worker_id)
             document = assigned_to(
-                self._core.fleet, worker_id, self.election.sequence, engine_key_ref=self._settings.engine_key_public
+                self._core.fleet,
+                worker_id,
+                self.election.sequence,
+                engine_key_ref=self._settings.engine_key_public,
+                near=self._settings.near(),
             )
             try:
                 sent = await self._board.publish(document, always=always)

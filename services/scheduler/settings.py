@@ -28,6 +28,8 @@ class SchedulerSettings(ServiceSettings):
     """The public half (`U…`) of the api's MUSTER_ENGINE_KEY_SEED: engines that can ask for a key are then started with one
     that only gateways know. Without it engines answer whoever reaches them.
     """
+    engine_no_proxy: str = ""
+    """Comma-separated hosts that engines reach without a proxy, beside this fleet's workers: the gateway's, say."""
     scheduler_lease_seconds: float = 2.0
     """A standby takes over when the deciding scheduler was not heard for this long."""
     snapshot_every: int = 2000
@@ -39,6 +41,9 @@ class SchedulerSettings(ServiceSettings):
         if text is not None and not is_public_key(text):
             raise ValueError("not the public half of an NKey (`U…`)")
         return text
+
+    def near(self) -> tuple[str, ...]:
+        return tuple(host.strip() for host in self.engine_no_proxy.split(",") if host.strip())
 
     def policy(self) -> Policy:
         return Policy(

@@ -30,7 +30,9 @@ async def test_the_engine_has_it_and_neither_event_nor_answer_nor_log_does(
     script, seen = tmp_path / "engine.py", tmp_path / "seen.json"
     script.write_text(ENGINE.format(file=str(seen)))
     caplog.set_level(logging.DEBUG)
-    await stack.start_all(llama_cpp_command=f"{sys.executable} {script}")
+    await stack.start_scheduler(engine_no_proxy="gateway.example")
+    await stack.start_api()
+    await stack.start_worker(0, llama_cpp_command=f"{sys.executable} {script}")
     client = stack.client()
     await client.deploy("tinychat", env={"HF_ENDPOINT": "https://mirror.example"}, restart_on_error=False)
     failed = (await client.until("/v2/model-instances", has_failed))["items"][0]
@@ -41,7 +43,7 @@ async def test_the_engine_has_it_and_neither_event_nor_answer_nor_log_does(
 
     env = json.loads(seen.read_text())
     assert (env["HTTPS_PROXY"], env["HF_ENDPOINT"]) == (PROXY, "https://mirror.example")
-    assert env["NO_PROXY"] == env["no_proxy"] == "intranet.example,127.0.0.1,localhost,::1"
+    assert env["NO_PROXY"] == env["no_proxy"] == "intranet.example,127.0.0.1,localhost,::1,gateway.example"
     key = env["LLAMA_API_KEY"]
 
     sql = await stack.sql()

@@ -16,12 +16,15 @@ EXCEPTED: Final = "NO_PROXY"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def by_proxies(start: Start, command: EngineCommand, machine: Mapping[str, str], bus: str) -> EngineCommand:
+def by_proxies(
+    start: Start, command: EngineCommand, machine: Mapping[str, str], bus: str, near: Iterable[str] = ()
+) -> EngineCommand:
     """The same engine with its machine's proxies (`machine`: the agent's environment), and with none to the fleet itself.
 
-    `bus`: the addresses of the NATS servers; the gateway is there.
+    `bus`: the addresses of the NATS servers. `near`: what the assignment calls so.
     """
-    fleet = (start.address, start.assigned.leader_address, *(member.address for member in start.members), *hosts(bus))
+    members = (start.assigned.leader_address, *(member.address for member in start.members))
+    fleet = (start.address, *members, *hosts(bus), *near)
     return replace(command, env={**command.env, **proxies(command.env, machine, fleet)})
 
 

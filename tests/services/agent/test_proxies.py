@@ -40,9 +40,11 @@ def test_no_proxy_has_what_was_excepted_by_the_author_or_else_by_the_machine_and
 
 def test_an_engine_of_several_machines_reaches_all_of_them_and_the_control_plane_directly() -> None:
     start = a_start(a_launch("vLLM", env={"HTTP_PROXY": "http://mine"}), nodes=2, rank=1)
-    env = by_proxies(start, command_of(start), {"http_proxy": PROXY}, "nats://bus.example.org:4222").env
+    env = by_proxies(
+        start, command_of(start), {"http_proxy": PROXY}, "nats://bus.example.org:4222", ("gateway", "10.0.0.3")
+    ).env
     assert (env["HTTP_PROXY"], "http_proxy" in env) == ("http://mine", False)
-    assert env["NO_PROXY"] == f"{LOOPBACK},10.0.0.2,10.0.0.1,bus.example.org"
+    assert env["NO_PROXY"] == f"{LOOPBACK},10.0.0.2,10.0.0.1,bus.example.org,gateway,10.0.0.3"
 
 
 def test_hosts_of_addresses() -> None:
