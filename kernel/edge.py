@@ -22,6 +22,7 @@ from kernel.telemetry import current_traceparent
 from schemas.assignment import Assigned
 from schemas.envelope import CONTENT_TYPE
 from schemas.ids import WorkerId
+from schemas.masking import masked
 from schemas.reports import Beat, Report
 from schemas.subjects import ASSIGNED, assigned, beat
 
@@ -39,7 +40,8 @@ R = TypeVar("R", bound=Report)
 
 async def send_report(bus: Bus, report: Report, event_id: str, source: str) -> None:
     """Send once; returns when it is stored. Raises Unavailable, Refused (report_too_large)."""
-    content = seal_report(report, event_id=event_id, source=source, traceparent=current_traceparent()).to_json()
+    envelope = seal_report(report, event_id=event_id, source=source, traceparent=current_traceparent())
+    content = masked(envelope.to_json().decode()).encode()  # whatever went wrong may have been told with a password
     if len(content) > MOST_BYTES:
         raise Refused("report_too_large", f"{len(content)} bytes are more than the {MOST_BYTES} that can be sent")
     answer = await bus.request(

@@ -17,6 +17,7 @@ from kernel.errors import Corrupt, Unavailable
 from kernel.log.streams import Drift
 from kernel.settings import BadSettings, ServiceSettings
 from kernel.telemetry import set_up_logging, set_up_tracing
+from schemas.masking import masked
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +94,13 @@ def main(name: str, read_settings: Callable[[], ServiceSettings], start: Callabl
         set_up_tracing(name, settings)
         uvloop.run(_as_coroutine(start))
     except (BadSettings, ServerTooOld, Drift) as error:
-        sys.stderr.write(f"muster {name}: {error}\n")
+        sys.stderr.write(masked(f"muster {name}: {error}\n"))
         sys.exit(EXIT_USAGE)
     except Corrupt as error:
-        sys.stderr.write(f"muster {name}: {error}\n")
+        sys.stderr.write(masked(f"muster {name}: {error}\n"))
         sys.exit(EXIT_CORRUPT)
     except Unavailable as error:
-        sys.stderr.write(f"muster {name}: {error}\n")
+        sys.stderr.write(masked(f"muster {name}: {error}\n"))
         sys.exit(1)
 
 

@@ -29,6 +29,7 @@ class AssignedInstance(Value):
     that is to end finishes its requests: when that one is gone, it is not started again.
     """
     engine_key_ref: str | None = None
+    """The gateways' public key: an engine that can ask for a key is started with one that is sealed for it. None: without."""
 
 
 class AssignedFile(Value):
@@ -50,6 +51,10 @@ class Assigned(Value):
     """The sequence of the last fact that it takes into account."""
     worker_id: WorkerId
     instances: tuple[AssignedInstance, ...] = ()
+    near: tuple[str, ...] = ()
+    """Hosts that engines reach without a proxy: the fleet's workers, as far as they are not too many to be listed, and what
+    the operator names (the gateway). As of when the document was written.
+    """
     files: tuple[AssignedFile, ...] = ()
 
     def is_newer_than(self, election: int, seq: int) -> bool:

@@ -658,6 +658,33 @@ class ParametersContradict(ReasonBase):
         return f"{' and '.join(self.parameters)} exclude each other: {self.problem}"
 
 
+class FlagIsOurs(ReasonBase):
+    """A flag in `backend_parameters` is one that Muster sets: where the engine listens, what it serves under which name, its key."""
+
+    code: Literal["flag_is_ours"] = "flag_is_ours"
+    who: ClassVar[Who] = "author"
+    flag: str
+    instead: str
+    field: str = "backend_parameters"
+
+    def sentence(self) -> str:
+        return f"{self.flag} is set by Muster: {self.instead}"
+
+
+class VariableNotAllowed(ReasonBase):
+    """A variable in `env` would lead out of the engine's isolation, or is one that Muster sets."""
+
+    code: Literal["variable_not_allowed"] = "variable_not_allowed"
+    who: ClassVar[Who] = "author"
+    variable: str
+    why: str
+    instead: str
+    field: str = "env"
+
+    def sentence(self) -> str:
+        return f"{self.variable} is not allowed, since {self.why}: {self.instead}"
+
+
 class BackendUnknown(ReasonBase):
     """There is no backend of that name."""
 
@@ -1004,8 +1031,8 @@ Reason = Annotated[
         AcceleratorNotSupported, ImageMissing, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
         GpuMemoryInUseByOthers, NotEnoughGpus, NotEnoughDisk, ContextDoesNotFit, Quarantined, NetworkDown,
         WorkersDoNotAddUp, HeadsNotDivisible, VocabularyNotDivisible, TooFewLayers, WorldSizeDoesNotMatch, GpuUnknown, GpuTypesMixed,
-        TooFewGpusSelected, ParameterInvalid, ParametersContradict, BackendUnknown, BackendDisabled, BackendVersionUnknown,
-        RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
+        TooFewGpusSelected, ParameterInvalid, ParametersContradict, FlagIsOurs, VariableNotAllowed, BackendUnknown,
+        BackendDisabled, BackendVersionUnknown, RolledBack, OnItsWay, GpuNotSelected, WorkerSilent, AgentStopped,
         WorkerShutDown, MachineRestarted, ImageNotFound, ImageNotPulled, ImageForAnotherPlatform, DevicesNotAvailable,
         ContainerNotStarted, EngineExited,
         EngineKilled, EngineVanished, NeedNotAllowed, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,

@@ -26,6 +26,10 @@ def has_risen(known: int | None, peak: int | None) -> bool:
     return not known or peak * 100 >= known * (100 + RISE_PERCENT)
 
 
+SealedKey = Annotated[str, Field(max_length=1024, pattern=r"^[A-Za-z0-9+/=]*$")]
+"""A sealed box in base64: `kernel/engine_keys.py`."""
+
+
 class Report(Value):
     type: ClassVar[str]
     kind: ClassVar[str]
@@ -67,6 +71,8 @@ class EngineSeen(Value):
     """
     peak_ram: Bytes | None = None
     """The most RAM that it was seen to hold with everything it started. Told once it has answered; None: not measured."""
+    sealed_key: SealedKey | None = None
+    """The key that it asks for, which only gateways can open; None: it asks for none."""
 
 
 class EngineReported(Report):

@@ -12,6 +12,7 @@ from typing import Final
 
 from schemas.backends import InferenceBackend, built_in, effective, info_of, knows_version
 from schemas.models import ModelSpec
+from schemas.ours import not_the_authors
 from schemas.parameters import find, whole_number
 from schemas.reasons import (
     BackendDisabled,
@@ -231,7 +232,7 @@ def wanted_of(spec: ModelSpec, backends: Mapping[str, InferenceBackend] | None =
         wanted,
         gpus=gpus,
         may_pipeline=info.pipeline_parallel and not excluded,
-        problems=(*reader.problems, *count_problems),
+        problems=(*not_the_authors(spec), *reader.problems, *count_problems),
     )
 
 

@@ -7,6 +7,7 @@ import httpx
 from pydantic import SecretStr
 
 from kernel.bus import Bus
+from kernel.engine_keys import SealedKeys
 from kernel.projections.marks import HighWater
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.proxy import Gateway
@@ -37,7 +38,8 @@ async def _ask() -> dict[str, Any]:
         backends.make_router(reader, writer, high_water),
         events.make_router(feed, high_water),
     ]
-    app: Any = make_app(ApiSettings(api_key=SecretStr(KEY)), routers, Gateway(Routes(), reader), _is_ready)
+    gateway = Gateway(Routes(), reader, SealedKeys([]))
+    app: Any = make_app(ApiSettings(api_key=SecretStr(KEY)), routers, gateway, _is_ready)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://docs") as client:
         answer = await client.get("/v2/openapi.json", headers={"authorization": f"Bearer {KEY}"})
     return cast("dict[str, Any]", answer.raise_for_status().json())

@@ -8,6 +8,7 @@ from schemas.facts.base import Fact, Owner
 from schemas.ids import NOBODY, InstanceId, ModelId, WorkerId
 from schemas.models import Launch, Member, Why
 from schemas.reasons import FinishingRequests, Reason, Suggestion
+from schemas.reports import SealedKey
 from schemas.value import Count, Instant
 
 Attempt = Annotated[int, Field(ge=1)]
@@ -90,6 +91,8 @@ class InstanceRunning(InstanceOnWorkerFact):
     port: Annotated[int, Field(ge=1, le=65535)]
     image_digest: str | None = None
     """Of the container that answers: `vllm/vllm-openai@sha256:…`, or the image's own id when it is of no registry."""
+    sealed_key: SealedKey | None = None
+    """The key that this attempt asks for, sealed: nobody but a gateway can open it. None: it asks for none."""
 
 
 class InstanceFailed(InstanceOnWorkerFact):

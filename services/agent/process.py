@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final
@@ -29,6 +30,7 @@ from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
+from services.agent.adapters.engine_keys import EngineKeys, attempt_directory
 from services.agent.adapters.inventory import no_gpus, read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
@@ -36,9 +38,11 @@ from services.agent.adapters.probes.detection import Detector
 from services.agent.domain.containers import contained, not_allowed
 from services.agent.domain.diagnosis import diagnose, evidence
 from services.agent.domain.engines.command import command_of
+from services.agent.domain.engines.keys import asks_for
 from services.agent.domain.engines.start import Start
 from services.agent.domain.gpu_access import AssignedGpu, as_process, gpu_access
 from services.agent.domain.plan import plan, worker_ports
+from services.agent.domain.proxies import by_proxies
 from services.agent.domain.runtime import (
     Container,
     ContainerRuntime,
@@ -77,6 +81,9 @@ class Watched:
     phase: EnginePhase = "accepted"
     port: int | None = None
     program: str = ""
+    sealed_key: str | None = None
+    """The key that it asks for, as gateways get it."""
+    key: str | None = field(default=None, repr=False)
     health_path: str | None = "/health"
     """None: it answers no requests, and is well as long as it runs."""
     image_digest: str | None = None
@@ -102,6 +109,7 @@ class Watched:
             ports=ports,
             image_digest=self.image_digest,
             peak_ram=self.peak_ram,
+            sealed_key=self.sealed_key,
         )
 
     @property
@@ -130,6 +138,7 @@ class AgentProcess:
         except ValueError as error:
             raise BadSettings(f"MUSTER_ENGINE_PORTS is wrong: {error}") from error
         self._runtime = runtime or self._make_runtime()
+        self._keys = EngineKeys(settings.data_dir / "engines", self.worker_id)
         self._detector = Detector()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
@@ -231,13 +240,22 @@ class AgentProcess:
         engine = EngineId(instance.instance_id, instance.attempt)
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
         try:
-            command = await self._command(instance, files)
+            key = self._keys.of_attempt(instance)
+            command = await self._command(instance, files, key)
             if command.container is not None and command.container.image not in self._pulled:
                 self._pull_soon(watched, command.container)
                 return
             watched.port, watched.program, watched.health_path = command.port, command.program, command.health_path
-            details = {"rank": instance.rank, "program": command.program, "health_path": command.health_path}
-            watched.image_digest = (await self._runtime.start(engine, command, details)).image_digest
+            details: dict[str, object] = {
+                "rank": instance.rank,
+                "program": command.program,
+                "health_path": command.health_path,
+            }
+            if key is not None and asks_for(command, key):
+                details["sealed_key"] = self._keys.sealed(instance, key)
+            started = await self._runtime.start(engine, command, details)
+            watched.image_digest = started.image_digest
+            self._knows_key(watched, started.details)
         except EngineNotStarted as error:
             self._pulled.clear()  # one may have been removed under our hands
             self._ended(watched, EngineExit(engine, None, None, (str(error),)), error.reasons)
@@ -246,7 +264,7 @@ class AgentProcess:
         self._report(watched)
         self._probe(watched)
 
-    async def _command(self, instance: AssignedInstance, files: tuple[str, ...]) -> EngineCommand:
+    async def _command(self, instance: AssignedInstance, files: tuple[str, ...], key: str | None) -> EngineCommand:
         """Raises EngineNotStarted."""
         settings, launch = self._settings, instance.launch
         in_container = settings.runtime == "docker"
@@ -254,7 +272,7 @@ class AgentProcess:
         address = settings.engine_bind or self._address
         taken = {w.port for w in self._engines.values() if w.port is not None}
         port = instance.ports[0] if instance.ports else free_port(address, self._ports, taken)
-        directory = settings.data_dir / "engines" / f"{instance.instance_id}.{instance.attempt}"
+        directory = attempt_directory(settings.data_dir / "engines", EngineId(instance.instance_id, instance.attempt))
         begin = Start(
             assigned=instance,
             host=ANY_ADDRESS if inside else address,
@@ -263,14 +281,17 @@ class AgentProcess:
             weights=files,
             program=() if in_container and launch.image is not None else self._program(launch.engine or launch.backend),
             directory=str(directory.absolute()),
+            engine_key=key,
         )
-        command = command_of(begin)
+        near = self._document.near if self._document is not None else ()
+        command = by_proxies(begin, command_of(begin), os.environ, settings.nats_servers, near)
         present = {gpu.index: gpu for gpu in (await self._inventory()).gpus if gpu.type == instance.accelerator}
         gpus = tuple(
             AssignedGpu(index, present[index].uuid if index in present else None) for index in instance.gpu_indexes
         )
         if not in_container:
-            return as_process(command, gpu_access(instance.accelerator, gpus, "process"))
+            access = gpu_access(instance.accelerator, gpus, "process")
+            return as_process(command, access, launch, may_name_programs=settings.programs_of_authors)
         if launch.image is None:
             reason = BackendNotAvailable(backend=launch.backend, available=())
             raise EngineNotStarted((reason,), f"there is no image for {launch.backend}: name one (image_name)")
@@ -338,9 +359,16 @@ class AgentProcess:
             program=str(details.get("program", "")),
             health_path=None if path is None else str(path),
         )
+        self._knows_key(watched, details)
         self._engines[running.id] = watched
         self._probe(watched)
         log.info("adopted %s attempt %d", running.id.instance_id, running.id.attempt)
+
+    def _knows_key(self, watched: Watched, details: Mapping[str, object]) -> None:
+        """Of an engine that an older agent started there is none."""
+        sealed = details.get("sealed_key")
+        if isinstance(sealed, str):
+            watched.sealed_key, watched.key = sealed, self._keys.kept(watched.id)
 
     # -- what is seen -------------------------------------------------------------------------------------------------
 
@@ -416,7 +444,9 @@ class AgentProcess:
         if self._http is None:
             return False
         try:
-            async with self._http.get(f"http://{self._address}:{watched.port}{watched.health_path}") as response:
+            url = f"http://{self._address}:{watched.port}{watched.health_path}"
+            headers = {"authorization": f"Bearer {watched.key}"} if watched.key is not None else {}
+            async with self._http.get(url, headers=headers) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
@@ -495,6 +525,7 @@ class AgentProcess:
 
     def _forget(self, engine: EngineId) -> None:
         watched = self._engines.pop(engine, None)
+        self._keys.forget(engine)
         if watched is not None and watched.probing is not None:
             watched.probing.cancel()
         if (pulling := self._pulling.pop(engine, None)) is not None and pulling is not asyncio.current_task():

@@ -32,6 +32,10 @@ class AgentSettings(ServiceSettings):
     """Engines run as processes of this machine, or in containers of its Docker Engine."""
     docker_host: str | None = None
     """Where the Docker Engine answers, `unix:///var/run/docker.sock`; as DOCKER_HOST says when not given."""
+    programs_of_authors: bool = False
+    """Without containers: models may name the program that is started (`entrypoint`, `run_command`). It runs as the agent's
+    user, and so may do whatever the agent may.
+    """
     gpu_handover: Literal["hook", "cdi", "nodes"] = "hook"
     """How a container gets its GPUs: by the vendor's container toolkit, by CDI, or as device nodes."""
     allowed_needs: str = "writable_root"

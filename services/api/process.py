@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from kernel.accounts import inbox_prefix
 from kernel.bus import Bus
 from kernel.clock import Clock, SystemClock
+from kernel.engine_keys import SealedKeys
 from kernel.errors import Corrupt, Unavailable, first_cause
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.streams import verify
@@ -50,6 +51,8 @@ class ApiProcess:
         self._why_not_ready: str | None = "connecting"
         self._projector: Projector | None = None
         self.port = settings.port
+        seeds = settings.engine_key_seed.get_secret_value().split(",") if settings.engine_key_seed else []
+        self._keys = SealedKeys(seeds)
         self.high_water = HighWater()
         self.routes = Routes()
         self.ready = asyncio.Event()
@@ -95,7 +98,7 @@ class ApiProcess:
         tasks.create_task(self._fold_routes(feed, start))
         reader = Reader(reading, self.high_water)
         writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
-        gateway = Gateway(self.routes, reader)
+        gateway = Gateway(self.routes, reader, self._keys)
         gateway.start()
         counts = Counts(self.routes, bus)
         await counts.tell()
@@ -175,13 +178,15 @@ class ApiProcess:
                 self.routes.instances[row.id] = row.model_id
             rows = await connection.execute(
                 text(
-                    "SELECT e.instance_id, e.attempt, e.address, e.port, m.name"  # noqa: S608
+                    "SELECT e.instance_id, e.attempt, e.address, e.port, e.worker_id, e.sealed_key, m.name"  # noqa: S608
                     f" FROM {SCHEMA}.endpoints e JOIN {SCHEMA}.instances i ON i.id = e.instance_id"
                     f" LEFT JOIN {SCHEMA}.models m ON m.id = i.model_id"
                 )
             )
             for row in rows:
-                endpoint = Endpoint(row.instance_id, row.attempt, row.address, row.port, "")
+                endpoint = Endpoint(
+                    row.instance_id, row.attempt, row.address, row.port, "", row.worker_id, row.sealed_key
+                )
                 self.routes.endpoints.setdefault(row.instance_id, {})[row.attempt] = endpoint
         self.routes.seq = int(mark)
         return int(mark)

@@ -14,6 +14,10 @@ class ApiSettings(ServiceSettings):
     """SQLAlchemy address of PostgreSQL (15 or newer)."""
     api_key: SecretStr | None = None
     """The bootstrap key: may do everything."""
+    engine_key_seed: SecretStr | None = None
+    """Seed of an NKey (`SU…`), the same for all replicas: opens the keys of engines. Several, separated by commas: the
+    current one, then former ones whose engines still run.
+    """
     most_body_bytes: int = 1024 * 1024
     """Bodies of /v2 requests that are larger are refused."""
     most_inference_body_bytes: int = 64 * 1024 * 1024

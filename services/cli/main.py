@@ -9,6 +9,7 @@ from typing import Final
 
 import typer
 
+from schemas.masking import masked
 from services.cli.failed import USAGE, Failed
 
 MODULES: Final[Mapping[str, str]] = {
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()
     except Failed as failed:
-        sys.stderr.write(f"muster: {failed}\n")
+        sys.stderr.write(masked(f"muster: {failed}\n"))
         sys.exit(failed.exit_code)
     except BrokenPipeError:  # the reader of our output has seen enough
         _forget_output()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from schemas.masking import masked
 from services.cli.failed import Failed
 from services.cli.options import DataDirectory
 
@@ -71,7 +72,7 @@ def up(
         key_file = before.settings.data_dir / "admin.key" if before.settings.api_key is None else None
         print(ready_lines(everything.url, everything.api_key, key_file, served), end="", flush=True)
         if trouble is not None:
-            sys.stderr.write(f"muster: {trouble}\n")
+            sys.stderr.write(masked(f"muster: {trouble}\n"))
         if ready_fd is not None:
             background.let_go_of_the_terminal(ready_fd)
         await asyncio.Event().wait()

@@ -333,7 +333,13 @@ class Reign:
             raise Deposed("not elected")
         for worker_id in sorted(workers):
             self._greeted.add(worker_id)
-            document = assigned_to(self._core.fleet, worker_id, self.election.sequence)
+            document = assigned_to(
+                self._core.fleet,
+                worker_id,
+                self.election.sequence,
+                engine_key_ref=self._settings.engine_key_public,
+                near=self._settings.near(),
+            )
             try:
                 sent = await self._board.publish(document, always=always)
             except TooLarge as error:  # what is new in it is not accepted in time; everybody else is served meanwhile

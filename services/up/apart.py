@@ -40,6 +40,9 @@ def make_keys(directory: Path, where: Where, workers: tuple[str, ...] = ()) -> t
     core = directory / "core"
     principals = [_principal(core, role, where.user) for role in CORE]
     _secret(core / "admin.key", where.user, prefix="mk_")
+    engine_keys = core / "engine-key.seed"
+    _write(core / "engine-key.public", public_key(read_or_make_seed(engine_keys)) + "\n", where.user)
+    _own(engine_keys, where.user)
     _write(core / "database.url", where.database.format(password=password) + "\n", where.user)
     others = directory / "workers"
     known = {path.name for path in others.glob("*") if path.is_dir()}

@@ -52,6 +52,7 @@ class Everything:
         self.api_key = directory.api_key(settings.api_key.get_secret_value() if settings.api_key else None)
         roles: tuple[Role, ...] = (*ROLES, "simulator") if settings.simulator else ROLES
         self.seeds: dict[Role, str] = {role: read_or_make_seed(seed_file(directory.path, role)) for role in roles}
+        self._engine_key_seed = read_or_make_seed(directory.path / "keys" / "engines.seed")
         self.worker_id = worker_id_of(public_key(self.seeds["agent"]))
         self.nats = EmbeddedNats(self._write_server_config(), log_file=self._logs / "nats.log")
         self.postgres = EmbeddedPostgres(directory.path / "postgres", log_file=self._logs / "postgres.log")
@@ -170,6 +171,7 @@ class Everything:
                 common
                 | {
                     "nats_nkey_seed": seeds["api"],
+                    "engine_key_seed": SecretStr(self._engine_key_seed),
                     "host": settings.host,
                     "port": settings.port,
                     "database_url": self.postgres.url,
@@ -182,6 +184,7 @@ class Everything:
                 common
                 | {
                     "nats_nkey_seed": seeds["scheduler"],
+                    "engine_key_public": public_key(self._engine_key_seed),
                     "lease_seconds": settings.lease_seconds,
                     "restart_base_seconds": settings.restart_base_seconds,
                     "cordon_unhealthy": settings.cordon_unhealthy,

@@ -5,6 +5,7 @@ test can compare what the gateway passed on. The last message of a chat may be a
 `die`: exits before the first byte. `die once <file>`: the same, unless one has done so already and left this file.
 `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s. `think`: 0.5 s before the first byte.
 `gorge`: holds 200 MB for a moment.
+With a key (`LLAMA_API_KEY`) it answers nobody else.
 `until <file>`: the first chunk, and the others when this file is there.
 Flags of its own: `--healthy-after=<seconds>`, `--chatty` (it writes while it is not), `--exit-after=<seconds>`, `--exit-code=<n>`.
 """
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
         if name.startswith("--"):
             following = argv[position + 1] if position + 1 < len(argv) else ""
             flags[name] = value if equals else "" if following.startswith("--") else following
-    name = flags.get("--alias", "?")
+    name, key = flags.get("--alias", "?"), os.environ.get("LLAMA_API_KEY")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -44,6 +45,9 @@ def main(argv: list[str]) -> None:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if key and self.headers["authorization"] != f"Bearer {key}":
+                self._answer(401, {"error": "no key"})
+                return
             messages = body.get("messages") or [{"content": ""}]
             what = messages[-1]["content"]
             if what == "die" or (what.startswith("die once ") and self._is_first(what.removeprefix("die once "))):

@@ -112,6 +112,12 @@ async def test_an_unknown_field_is_refused_by_its_name(client: Client) -> None:
 
 async def test_flags_and_variables_that_would_break_isolation_are_refused(client: Client) -> None:
     for flags in (
+        [" --host=0.0.0.0"],
+        ["--hos", "0.0.0.0"],
+        ["--served_model_name=x", "--api_key=mine"],
+        ["-m/etc/passwd"],
+        ["--api-key-file", "/etc/passwd"],
+        ["--ssl-key-file=/etc/key"],
         ["--host=0.0.0.0"],
         ["--host", "0.0.0.0"],
         ["--host 0.0.0.0"],
@@ -123,18 +129,28 @@ async def test_flags_and_variables_that_would_break_isolation_are_refused(client
         ["--alias=gpt"],
         ["-a", "gpt"],
     ):
-        status, code, _ = await refused(client, "POST", "/v2/models", VALID | {"backend_parameters": flags})
-        assert (status, code) == (422, "invalid_request"), flags
+        told = await refused(client, "POST", "/v2/models", VALID | {"backend_parameters": flags})
+        assert told == (422, "flag_is_ours", "backend_parameters"), flags
+        told = await refused(client, "PATCH", "/v2/models/there", {"backend_parameters": flags})
+        assert told == (422, "flag_is_ours", "backend_parameters"), flags
     for name in (
-        "LD_PRELOAD",
-        "ld_library_path",
-        "PYTHONPATH",
-        "CUDA_VISIBLE_DEVICES",
-        "DOCKER_HOST",
-        "MUSTER_API_KEY",
+        *("LD_PRELOAD", "ld_library_path", "LD_AUDIT", "GCONV_PATH", "BASH_ENV", "PATH", "PYTHONPATH", "PYTHONSTARTUP"),
+        *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+        *("DOCKER_HOST", "MUSTER_API_KEY", "VLLM_API_KEY", "LLAMA_API_KEY"),
     ):
-        status, code, _ = await refused(client, "POST", "/v2/models", VALID | {"env": {name: "x"}})
-        assert (status, code) == (422, "invalid_request"), name
+        for method, path, body in (("POST", "/v2/models", VALID), ("PATCH", "/v2/models/there", {})):
+            told = await refused(client, method, path, body | {"env": {"NCCL_DEBUG": "INFO", name: "x"}})
+            assert told == (422, "variable_not_allowed", "env"), name
+
+
+async def test_the_key_of_an_engine_is_put_into_no_command_line(client: Client) -> None:
+    for field, value in (
+        ("backend_parameters", ["--token={{engine_key}}"]),
+        ("run_command", "serve --token {{ engine_key }}"),
+        ("entrypoint", ["serve", "{{engine_key}}"]),
+    ):
+        told = await refused(client, "POST", "/v2/models", VALID | {field: value})
+        assert told == (422, "parameter_invalid", field)
 
 
 async def test_a_body_that_is_no_json_object_is_refused(client: Client) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from services.agent.adapters.docker import connect
@@ -50,6 +51,28 @@ def running(engine: DockerEngine) -> list[str]:
         client.close()
 
 
+def key_in(engine: DockerEngine, container: str) -> str:
+    """Its environment is what root sees of it; whatever else is told of it has no key."""
+    client = connect(engine.url)
+    try:
+        found = client.inspect_container(container)
+    finally:
+        client.close()
+    (key,) = [each.partition("=")[2] for each in found["Config"].pop("Env") if each.startswith("LLAMA_API_KEY=")]
+    assert key
+    assert key not in str(found)
+    return key
+
+
+async def status_of(instance: dict[str, Any], key: str | None) -> int:
+    """Of an answer of the engine itself, past the gateway."""
+    body = {"model": "tinychat", "messages": [{"role": "user", "content": "Who are you?"}]}
+    url = f"http://{instance['worker_ip']}:{instance['port']}/v1/chat/completions"
+    headers = {"authorization": f"Bearer {key}"} if key is not None else {}
+    async with aiohttp.request("POST", url, json=body, headers=headers) as answer:
+        return answer.status
+
+
 async def test_a_model_is_served_from_a_container_and_survives_its_agent_and_its_docker_engine(
     stack: Stack, engine: tuple[DockerEngine, str]
 ) -> None:
@@ -67,6 +90,10 @@ async def test_a_model_is_served_from_a_container_and_survives_its_agent_and_its
     assert (instance["image"], instance["image_digest"][:7]) == (IMAGE, "sha256:")
     assert (await client.ask("tinychat"))[0] == 200
     (container,) = await asyncio.to_thread(running, docker)
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    key = await asyncio.to_thread(key_in, docker, container)
+    assert await status_of(instance, None) == 401
+    assert await status_of(instance, key) == 200
 
     await stack.stop("agent-0")
     await asyncio.to_thread(docker.end)

@@ -21,6 +21,7 @@ from kernel.telemetry import span
 from schemas.assignment import Assigned
 from schemas.ids import InstanceId, WorkerId
 from schemas.models import Inventory
+from schemas.reasons import ImageNotPulled
 from schemas.reports import EngineReported, EngineSeen, FilesObserved, Report, WorkerObserved
 from schemas.subjects import assigned, beat
 from tests.support.log_faults import FaultyBus
@@ -102,6 +103,20 @@ async def reported(bus: Bus, until: Callable[[list[tuple[str, int]]], bool]) -> 
             if until(found):
                 return found
             await asyncio.sleep(0.02)
+
+
+async def test_a_password_in_what_went_wrong_is_not_reported(
+    agent: Bus, bus: Bus, worker_id: WorkerId, tmp_path: Path
+) -> None:
+    worker = Worker(agent, worker_id, tmp_path)
+    problem = ImageNotPulled(image="i", problem="proxyconnect: http://user:p%40ss@proxy:3128 refused")
+    engine = EngineSeen(instance_id=InstanceId("i-1"), attempt=1, phase="exited", reasons=(problem,))
+    await worker.edge.send(EngineReported(**worker.edge.identity(), engine=engine))
+    last = (await bus.js_api("STREAM.INFO.REPORTS"))["state"]["last_seq"]
+    message = (await bus.js_api("STREAM.MSG.GET.REPORTS", {"seq": last}))["message"]
+    envelope = orjson.loads(base64.b64decode(message["data"]))
+    (told,) = envelope["data"]["engine"]["reasons"]
+    assert told["problem"] == "proxyconnect: http://***@proxy:3128 refused"
 
 
 # -- what is assigned ---------------------------------------------------------------------------------------------------

@@ -250,13 +250,13 @@ def members_of_what_failed_run_on() -> Generator[None]:
     """The others of a gang stay assigned when one has failed."""
     real = assignments.assigned_to
 
-    def wrong(state: Fleet, worker_id: WorkerId, election: int) -> Assigned:
+    def wrong(state: Fleet, worker_id: WorkerId, election: int, **more: Any) -> Assigned:
         before = dict(state.instances)
         for instance in before.values():
             failed = instance.state
             if isinstance(failed, Failed) and failed.placement is not None and len(failed.placement.members) > 1:
                 state.instances[instance.id] = replace(instance, state=Starting(failed.placement))
-        document = real(state, worker_id, election)
+        document = real(state, worker_id, election, **more)
         state.instances.update(before)
         return document
 
@@ -516,8 +516,8 @@ def what_is_unreachable_is_not_assigned() -> Generator[None]:
     """The assignment forgets instances whose worker is not heard: they are stopped when it is back."""
     real = assignments.assigned_to
 
-    def wrong(state: Fleet, worker_id: WorkerId, election: int) -> Assigned:
-        document = real(state, worker_id, election)
+    def wrong(state: Fleet, worker_id: WorkerId, election: int, **more: Any) -> Assigned:
+        document = real(state, worker_id, election, **more)
         kept = tuple(i for i in document.instances if not isinstance(state.instances[i.instance_id].state, Unreachable))
         return document.model_copy(update={"instances": kept})
 

@@ -83,6 +83,7 @@ class Stack:
         self.database_url = database_url
         core: tuple[Role, ...] = ("operator", "api", "scheduler", "observer")
         self.seeds: dict[Role, str] = {role: new_seed() for role in core}
+        self.engine_key_seed = new_seed()
         if simulator:
             self.seeds["simulator"] = new_seed()
         self.workers = [WorkerKeys(f"worker-{n}", new_seed(), new_seed()) for n in range(workers)]
@@ -132,9 +133,7 @@ class Stack:
         raise AssertionError("the api ended without an error")
 
     async def start_scheduler(self, name: str = "scheduler", **settings: Any) -> SchedulerProcess:
-        scheduler = SchedulerProcess(
-            SchedulerSettings.model_validate(self._common("scheduler") | {"replica": name} | settings)
-        )
+        scheduler = SchedulerProcess(SchedulerSettings.model_validate(self._scheduler() | {"replica": name} | settings))
         await self._start(name, scheduler, None)
         return scheduler
 
@@ -234,7 +233,7 @@ class Stack:
         """`python -m services.<service>`, to be killed or stopped by the test. Logs go to `<directory>/<service>.log`."""
         values: dict[str, Any] = {
             "api": lambda: self._common("api") | self._api() | {"port": settings.get("port", 0)},
-            "scheduler": lambda: self._common("scheduler"),
+            "scheduler": self._scheduler,
             "agent": lambda: self._agent(number),
             "downloader": lambda: self._downloader(number),
             "simulator": lambda: self._simulator(settings.pop("described")),
@@ -299,7 +298,15 @@ class Stack:
         return {"nats_servers": self.nats.url, "nats_nkey_seed": SecretStr(self.seeds[role]), "log_format": "text"}
 
     def _api(self) -> dict[str, Any]:
-        return {"database_url": self.database_url, "api_key": SecretStr(KEY), "port": 0}
+        return {
+            "database_url": self.database_url,
+            "api_key": SecretStr(KEY),
+            "port": 0,
+            "engine_key_seed": SecretStr(self.engine_key_seed),
+        }
+
+    def _scheduler(self) -> dict[str, Any]:
+        return self._common("scheduler") | {"engine_key_public": public_key(self.engine_key_seed)}
 
     def _agent(self, number: int) -> dict[str, Any]:
         keys = self.workers[number]

@@ -493,7 +493,7 @@ def _config(
             image=container.image,
             command=list(command.argv),
             entrypoint=None if container.entrypoint is None else list(container.entrypoint),
-            environment=home | {"TINI_KILL_PROCESS_GROUP": "1"} | dict(access.env) | dict(command.env),
+            environment=home | {"TINI_KILL_PROCESS_GROUP": "1"} | dict(command.env) | dict(access.env),
             user=needs.user,
             labels=dict(labels),
             ports=None if needs.host_network else [(str(command.port), "tcp")],

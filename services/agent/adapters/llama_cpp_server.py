@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
         return 1
     params = xllamacpp.CommonParams()
     params.port = 8080
+    params.api_keys = _list(os.environ.get("LLAMA_API_KEY", ""))  # a command line can be read by everybody
     params.n_parallel = -1  # as llama-server, which the wheel leaves to us: four slots that share one cache
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(threads) > 0:
         params.cpuparams.n_threads = int(threads)  # otherwise llama.cpp takes the physical cores

@@ -47,8 +47,6 @@ REST_SECONDS: Final = 5.0
 _TAIL_BYTES: Final = 256 * 1024
 
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS")
-_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _MARK: Final = "MUSTER_ENGINE"
 """Tells an engine apart that was started by an agent that was killed before it could note the process id."""
 
@@ -193,7 +191,8 @@ class LocalProcessRuntime:
         return min(marked)[1] if marked else None  # the eldest: its children may lead groups too
 
     def _start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
-        environment = engine_environment(command.env, os.environ) | {_MARK: self._mark(engine)}
+        machines = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment = machines | dict(command.env) | {_MARK: self._mark(engine)}
         bad = [argument for argument in command.argv if "\0" in argument]
         bad += [name for name, value in environment.items() if not name or "=" in name or "\0" in name + value]
         if bad:
@@ -294,20 +293,6 @@ class LocalProcessRuntime:
         if lasting:
             _sync(path.parent)
             _sync(self._directory)
-
-
-def engine_environment(wanted: Mapping[str, str], agents: Mapping[str, str]) -> dict[str, str]:
-    """A few variables of the agent's, and what the command wants; no proxy between an engine and its own machine."""
-    names = [*_PASSED_ON, *(name for proxy in _PROXIES for name in (proxy, proxy.lower()))]
-    environment = {name: agents[name] for name in names if name in agents} | dict(wanted)
-    excepted = [
-        host.strip()
-        for source in (wanted, agents)
-        for name in ("NO_PROXY", "no_proxy")
-        for host in source.get(name, "").split(",")
-    ]
-    no_proxy = ",".join(dict.fromkeys(host for host in (*excepted, *_LOOPBACK) if host))
-    return environment | {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
 
 
 def _spawn(program: str, argv: tuple[str, ...], environment: Mapping[str, str], log: Path) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from schemas.models import Launch
 from schemas.reasons import ParameterInvalid
 from services.agent.domain.engines.packages import VARIABLE as PACKAGES
 from services.agent.domain.runtime import DeviceRequest, EngineCommand, EngineNotStarted, GpuAccess
@@ -79,16 +80,27 @@ def gpu_access(accelerator: str | None, gpus: Sequence[AssignedGpu], how: How) -
     return _by_hook(vendor, gpus, env)
 
 
-def as_process(command: EngineCommand, access: GpuAccess) -> EngineCommand:
+def as_process(
+    command: EngineCommand, access: GpuAccess, launch: Launch, *, may_name_programs: bool = False
+) -> EngineCommand:
     """The same engine as a process of this machine: which GPUs it takes is not the user's to say.
 
-    Raises EngineNotStarted where it wants packages: they would be installed into the machine's own Python.
+    Raises EngineNotStarted where it wants packages, which would be installed into the machine's own Python; and where its
+    author names the program: a shell, say, that would do on the machine whatever the agent's user may.
     """
-    if packages := command.env.get(PACKAGES):
-        reason = ParameterInvalid(
-            parameter=PACKAGES, value=packages[:80], expected="unset where engines run without containers", field="env"
-        )
-        raise EngineNotStarted((reason,), reason.sentence())
+    told = {PACKAGES: ("env", command.env.get(PACKAGES))}
+    if not may_name_programs:
+        told["entrypoint"] = ("entrypoint", " ".join(launch.entrypoint))
+        told["run_command"] = ("run_command", launch.run_command)
+    for parameter, (field, value) in told.items():
+        if value:
+            reason = ParameterInvalid(
+                parameter=parameter,
+                value=value[:80],
+                expected="unset where engines run without containers",
+                field=field,
+            )
+            raise EngineNotStarted((reason,), reason.sentence())
     return replace(command, env={**command.env, **access.env})
 
 

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from schemas.masking import masked
+
 _LINE_CHARACTERS: Final = 2_000
 _NOT_TEXT: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 """Colours and control characters: a database can't store all of them."""
@@ -13,4 +15,4 @@ def last_lines(text: str, lines: int) -> tuple[str, ...]:
     if not text or lines <= 0:
         return ()
     shown = (line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")[-lines:])
-    return tuple(_NOT_TEXT.sub("", line)[:_LINE_CHARACTERS] for line in shown)
+    return tuple(masked(_NOT_TEXT.sub("", line))[:_LINE_CHARACTERS] for line in shown)

@@ -89,7 +89,7 @@ class EngineCommand:
     """None: it answers no requests (a follower of several machines), and is well as long as it runs."""
     port: int
     files: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Absolute path on the host → text: written before it starts, for its own user only (mode 0640)."""
+    """Absolute path on the host → text: written before it starts, for its own user only (mode 0600)."""
     container: Container | None = None
     """None: a process of this machine."""
 

@@ -18,7 +18,7 @@ from schemas.facts import (
     ModelUpdated,
 )
 from schemas.facts.base import Fact
-from schemas.ids import InstanceId, ModelId
+from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.reports import RequestsInFlight
 from services.api.domain.in_flight import InFlight
 
@@ -34,6 +34,11 @@ class Endpoint:
     port: int
     model_name: str
     """What the engine calls the model: its name when the attempt was scheduled."""
+    worker_id: WorkerId | None = None
+    sealed_key: str | None = None
+    """None: the engine asks for no key."""
+    key: str | None = field(default=None, repr=False)
+    """… once a gateway has opened it."""
     refused_at: float = float("-inf")
 
     @property
@@ -70,7 +75,9 @@ class Routes:
                 self.launched[instance_id, attempt] = launch.model_name
             case InstanceRunning(instance_id=instance_id, attempt=attempt):
                 name = self.launched.get((instance_id, attempt), "")
-                endpoint = Endpoint(instance_id, attempt, fact.address, fact.port, name)
+                endpoint = Endpoint(
+                    instance_id, attempt, fact.address, fact.port, name, fact.worker_id, fact.sealed_key
+                )
                 self.endpoints[instance_id] = {attempt: endpoint}
             case (
                 InstanceFailed(instance_id=instance_id, attempt=attempt)

@@ -357,6 +357,7 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
                 "worker_id": fact.worker_id,
                 "address": fact.address,
                 "port": fact.port,
+                "sealed_key": fact.sealed_key,
             }
             return (
                 Patch(

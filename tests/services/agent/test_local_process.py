@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from services.agent.adapters import local_process
-from services.agent.adapters.local_process import FORMER_LOG_BYTES, engine_environment
+from services.agent.adapters.local_process import FORMER_LOG_BYTES
 from services.agent.domain.runtime import ContainerRuntime, EngineExit
 from tests.services.agent.engines import GUARD_SECONDS, SLEEPER, Agents, a_script, alive, an_id, kill, log_of, next_exit
 
@@ -141,22 +141,8 @@ async def test_an_engine_sees_a_short_list_of_variables_and_its_own(
     seen: dict[str, str] = json.loads((await next_exit(runtime)).log_tail[0])
     passed_on = {"PATH", "HOME", "LANG", "TMPDIR", "LC_CTYPE"}  # the last is set by Python itself
     assert {name: value for name, value in seen.items() if name not in passed_on | {"MUSTER_ENGINE"}} == {
-        "HTTPS_PROXY": "http://proxy:3128",
         "OMP_NUM_THREADS": "2",
         "CUDA_VISIBLE_DEVICES": "1",
-        "NO_PROXY": "127.0.0.1,localhost,::1",
-        "no_proxy": "127.0.0.1,localhost,::1",
-    }
-
-
-def test_no_proxy_always_covers_this_machine() -> None:
-    def excepted(wanted: dict[str, str], agents: dict[str, str]) -> set[str]:
-        environment = engine_environment(wanted, agents)
-        return {environment["NO_PROXY"], environment["no_proxy"]}
-
-    assert excepted({}, {}) == {"127.0.0.1,localhost,::1"}
-    assert excepted({"NO_PROXY": "hub"}, {"no_proxy": "10.0.0.0/8, localhost"}) == {
-        "hub,10.0.0.0/8,localhost,127.0.0.1,::1"
     }
 
 

@@ -374,7 +374,7 @@ async def test_files_of_a_command_are_there_before_it_starts_and_not_for_everybo
     command = replace(a_script("print(open('/proc/self/cmdline').read()[:3])"), files={str(path): '{"a": 1}'})
     await runtime.start(an_id(), command, {})
     await next_exit(runtime)
-    assert (path.read_text(encoding="utf-8"), path.stat().st_mode & 0o777) == ('{"a": 1}', 0o640)
+    assert (path.read_text(encoding="utf-8"), path.stat().st_mode & 0o777) == ('{"a": 1}', 0o600)
     assert [each.name for each in path.parent.iterdir()] == ["config.json"]
 
 

@@ -114,6 +114,25 @@ EIGHT: Final = tuple(f"w1:cuda:{index}" for index in range(8))
             "backend_version_unknown",
             {"backend": "vLLM", "version": "99.1", "known": ["0.8.0", "0.33"], "field": "backend_version"},
         ),
+        (
+            {"backend_parameters": ["--api_key", "mine"]},
+            "flag_is_ours",
+            {
+                "flag": "--api-key",
+                "instead": "leave it out, each attempt gets a key of its own",
+                "field": "backend_parameters",
+            },
+        ),
+        (
+            {"env": {"CUDA_VISIBLE_DEVICES": "0"}},
+            "variable_not_allowed",
+            {
+                "variable": "CUDA_VISIBLE_DEVICES",
+                "why": "which GPUs an engine sees follows from its place",
+                "instead": "use gpu_selector",
+                "field": "env",
+            },
+        ),
     ],
 )
 def test_what_contradicts_is_refused_with_its_code_field_and_numbers(

@@ -5,6 +5,7 @@ from typing import Final
 
 from schemas.reasons import BackendUnknown
 from services.agent.domain.engines.custom import custom
+from services.agent.domain.engines.keys import with_key
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.engines.mindie import mindie
 from services.agent.domain.engines.sglang import sglang
@@ -29,4 +30,4 @@ def command_of(start: Start) -> EngineCommand:
         raise EngineNotStarted(
             (BackendUnknown(backend=backend, known=tuple(ENGINES)),), f"this agent knows no backend {backend}"
         )
-    return engine(start)
+    return with_key(start, engine(start))

@@ -4,10 +4,17 @@ from typing import Final
 
 from schemas.parameters import find
 from services.agent.domain.engines.flags import arguments, flag
+from services.agent.domain.engines.placeholders import substituted
 from services.agent.domain.engines.start import Start, default_program
 from services.agent.domain.runtime import EngineCommand
 
 PROGRAM: Final = ("llama-server",)
+
+
+def _program(start: Start) -> tuple[str, ...]:
+    if start.launch.run_command is not None:
+        return (*start.launch.entrypoint, *substituted(start.launch.run_command, start))
+    return default_program(start, PROGRAM)
 
 
 def llama_cpp(start: Start) -> EngineCommand:
@@ -18,7 +25,7 @@ def llama_cpp(start: Start) -> EngineCommand:
     What the user gave comes last and wins; a flag of theirs is not given a second time by us.
     """
     parameters = start.launch.parameters
-    program = default_program(start, PROGRAM)
+    program = _program(start)
     ours = (
         flag(("--model", "-m"), min(start.weights, default=start.launch.source.path)),
         flag(("--alias", "-a"), start.launch.model_name),

@@ -1,7 +1,7 @@
 """What is known when an engine is to be started, the same for all engines; and which ports its parts meet at."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from schemas.assignment import AssignedInstance
@@ -35,6 +35,8 @@ class Start:
     """A directory of this worker that outlives engines: what they compile is kept there."""
     directory: str | None = None
     """A directory of this attempt on this worker, for files that are written for it."""
+    engine_key: str | None = field(default=None, repr=False)
+    """What the engine is to ask for; None: gateways have no key that it could be sealed for."""
 
     @property
     def launch(self) -> Launch:

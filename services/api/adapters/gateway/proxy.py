@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from kernel.engine_keys import Holder, SealedKeys
 from services.api.adapters.http.respond import json_response
 from services.api.adapters.reader import Reader
 from services.api.domain.routing import Endpoint, Routes
@@ -20,6 +21,8 @@ from services.api.domain.routing import Endpoint, Routes
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 2.0
+UNAUTHORIZED: Final = 401
+"""What an engine answers to somebody without its key. No client can do anything about it."""
 PASSED_ON: Final = frozenset({"content-type", "accept", "user-agent", "traceparent", "x-request-id"})
 PASSED_BACK: Final = frozenset({"content-type", "cache-control", "x-request-id"})
 PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -29,8 +32,9 @@ SECONDS = Histogram("muster_gateway_first_byte_seconds", "From a request to its 
 
 
 class Gateway:
-    def __init__(self, routes: Routes, reader: Reader) -> None:
+    def __init__(self, routes: Routes, reader: Reader, keys: SealedKeys) -> None:
         self._routes = routes
+        self._keys = keys
         self._reader = reader
         self._http: aiohttp.ClientSession | None = None
 
@@ -95,10 +99,10 @@ class Gateway:
         """The head of the engine's answer; None when it could not be reached, so that another one may be asked."""
         if self._http is None:
             return None
-        headers = {name: value for name, value in request.headers.items() if name in PASSED_ON}
+        headers = {name: value for name, value in request.headers.items() if name in PASSED_ON} | self._key(endpoint)
         self._routes.in_flight.begins(endpoint.instance_id)
         try:
-            return await self._http.post(f"{endpoint.url}{request.url.path}", data=body, headers=headers)
+            answer = await self._http.post(f"{endpoint.url}{request.url.path}", data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._routes.in_flight.ends(endpoint.instance_id)
             endpoint.refused_at = time.monotonic()
@@ -107,6 +111,27 @@ class Gateway:
         except BaseException:
             self._routes.in_flight.ends(endpoint.instance_id)
             raise
+        if answer.status != UNAUTHORIZED:
+            return answer
+        answer.close()
+        self._routes.in_flight.ends(endpoint.instance_id)
+        endpoint.refused_at = time.monotonic()
+        log.warning(
+            "engine %s at %s refuses the key of attempt %d", endpoint.instance_id, endpoint.url, endpoint.attempt
+        )
+        return None
+
+    def _key(self, endpoint: Endpoint) -> dict[str, str]:
+        """What the engine asks for. An attempt that was replaced has another key, and refuses what is not meant for it."""
+        if endpoint.sealed_key is None or endpoint.worker_id is None:
+            return {}
+        if endpoint.key is None:
+            holder = Holder(endpoint.worker_id, endpoint.instance_id, endpoint.attempt)
+            endpoint.key = self._keys.opened(endpoint.sealed_key, holder)
+        if endpoint.key is None:
+            log.error("the key of engine %s at %s was sealed for another seed", endpoint.instance_id, endpoint.url)
+            return {}
+        return {"authorization": f"Bearer {endpoint.key}"}
 
     def _stream(self, endpoint: Endpoint, answer: aiohttp.ClientResponse) -> StreamingResponse:
         def over() -> None:

@@ -11,7 +11,8 @@ from kernel.errors import Conflict, Refused
 from kernel.log.port import Position
 from kernel.projections.marks import HighWater
 from schemas.backends import InferenceBackend, NotABackend, built_in, read_yaml, write_yaml
-from services.api.adapters.http.requests import check_env
+from schemas.ours import flags_of_ours, variables_not_allowed
+from services.api.adapters.http.requests import refusal_of
 from services.api.adapters.http.resources import IfMatch, check_if_match, written
 from services.api.adapters.http.resources import caller_of as who_asks
 from services.api.adapters.http.respond import json_response
@@ -125,18 +126,21 @@ def check_deletion(found: Document) -> None:
 
 
 async def _check(backend: InferenceBackend, reader: Reader) -> None:
-    """Raises Refused (name_taken, isolation_broken)."""
+    """Raises Refused (name_taken, flag_is_ours, variable_not_allowed)."""
     name = backend.backend_name
     for other in {**built_in(), **await reader.backends()}:
         if other.casefold() == name.casefold() and other != name:
             raise Refused(
                 "name_taken", f"there is a backend called {other}: write it so", field="backend_name", status=409
             )
+    for problem in flags_of_ours(backend.engine, backend.default_backend_param):
+        raise refusal_of(problem, "default_backend_param")
     for field, env in (
         ("default_env", backend.default_env),
         *((f"version_configs.{version}.env", each.env) for version, each in backend.version_configs.items()),
     ):
-        check_env(env, field)
+        for problem in variables_not_allowed(env):
+            raise refusal_of(problem, field)
 
 
 def _from_json(body: bytes) -> InferenceBackend:

@@ -1,17 +1,17 @@
 """What may be sent to /v2: field names of the peer's API where the concept is the same; unknown fields are refused."""
 
 import posixpath
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from kernel.errors import Refused
 from schemas.backends import InferenceBackend
 from schemas.ids import NAME_PATTERN
 from schemas.models import Category, LocalPath, ModelSpec
+from schemas.reasons import Reason
 from schemas.wanted import wanted_of
 from services.api.domain.models import written_as
 
@@ -23,32 +23,14 @@ Text = Argument
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 Replicas = Annotated[int, Field(ge=0, le=1000, strict=True)]
 
-OURS: dict[str, str] = {
-    "--host": "the agent",
-    "--port": "the agent",
-    "--model": "the source",
-    "-m": "the source",
-    "--alias": "the name",
-    "-a": "the name",
-}
-"""Flags that Muster sets; a model may not."""
-ISOLATION = ("LD_", "PYTHON", "NVIDIA_VISIBLE", "CUDA_VISIBLE", "DOCKER_", "BASH_ENV", "MUSTER_")
-"""Environment that would break isolation."""
-
-
 MOST_BYTES = 64 * 1024
 """Of a model's wish: the assignment of a worker repeats it for every instance, and is one message of at most 1 MiB."""
 
 
-def isolation_broken_by(env: Mapping[str, str]) -> str | None:
-    """The first name that may not be given."""
-    return next((name for name in env if name.upper().startswith(ISOLATION)), None)
-
-
-def check_env(env: Mapping[str, str], field: str) -> None:
-    """Raises Refused."""
-    if (broken := isolation_broken_by(env)) is not None:
-        raise Refused("invalid_request", f"{broken} would break isolation and is not allowed", field=field)
+def refusal_of(problem: Reason, field: str | None = None) -> Refused:
+    """What is wrong with a wish, as an answer; `field`: where it stands, if not where the reason says."""
+    numbers = problem.model_dump(mode="json", exclude={"code", "worker_id", "field"})
+    return Refused(problem.code, problem.sentence(), field=field or getattr(problem, "field", None), **numbers)
 
 
 class Body(BaseModel):
@@ -60,16 +42,27 @@ class GpuSelectorFields(Body):
     gpus_per_replica: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
 
 
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError("must be absolute")
+    if posixpath.normpath(path) != path.rstrip("/"):
+        raise ValueError("must not contain '.', '..' or empty parts")
+    return path
+
+
+LocalFiles = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
+
+
 class LoraFields(Body):
     lora_name: Name
     source: Literal["local_path"] = "local_path"
-    local_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    local_path: LocalFiles
 
 
 class SpeculationFields(Body):
     algorithm: Literal["draft_model", "eagle3", "mtp", "ngram"]
     source: Literal["local_path"] | None = None
-    local_path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    local_path: LocalFiles | None = None
     """Of the draft model."""
     draft_tokens: Annotated[int, Field(ge=1, le=64, strict=True)] | None = None
 
@@ -95,7 +88,7 @@ class ModelFields(Body):
     description: Text = ""
     replicas: Replicas = 1
     source: Literal["local_path"] = "local_path"
-    local_path: Annotated[str, Field(min_length=1, max_length=4096, examples=["/models/qwen3-8b-q4_k_m.gguf"])]
+    local_path: Annotated[LocalFiles, Field(examples=["/models/qwen3-8b-q4_k_m.gguf"])]
     backend: Annotated[Text, Field(min_length=1, max_length=64, examples=["vLLM"])] = "llama.cpp"
     backend_version: Annotated[Text, Field(max_length=64)] | None = None
     backend_parameters: Annotated[list[Argument], Field(max_length=256, examples=[["--ctx-size=4096"]])] = []
@@ -116,31 +109,6 @@ class ModelFields(Body):
     claim_override: ClaimFields | None = None
     restart_on_error: bool = True
     start_timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 900.0
-
-    @field_validator("local_path")
-    @classmethod
-    def _is_absolute(cls, path: str) -> str:
-        if not path.startswith("/") or "\0" in path:
-            raise ValueError("must be absolute")
-        if posixpath.normpath(path) != path.rstrip("/"):
-            raise ValueError("must not contain '.', '..' or empty parts")
-        return path
-
-    @field_validator("backend_parameters")
-    @classmethod
-    def _leave_ours_alone(cls, parameters: list[str]) -> list[str]:
-        for parameter in parameters:
-            flag = re.split(r"[=\s]", parameter.lstrip(), maxsplit=1)[0].replace("_", "-")
-            if flag in OURS:
-                raise ValueError(f"{flag} is set by {OURS[flag]}")
-        return parameters
-
-    @field_validator("env")
-    @classmethod
-    def _keep_isolation(cls, env: dict[str, str]) -> dict[str, str]:
-        if (broken := isolation_broken_by(env)) is not None:
-            raise ValueError(f"{broken} would break isolation and is not allowed")
-        return env
 
     @field_validator("run_command")
     @classmethod
@@ -174,8 +142,7 @@ class ModelFields(Body):
             }
         )
         for problem in wanted_of(spec, backends).problems:
-            numbers = problem.model_dump(mode="json", exclude={"code", "worker_id", "field"})
-            raise Refused(problem.code, problem.sentence(), field=getattr(problem, "field", None), **numbers)
+            raise refusal_of(problem)
         size = len(spec.model_dump_json().encode())
         if size > MOST_BYTES:
             raise Refused(

@@ -55,10 +55,12 @@ def claim(name: str, worker: str, gib: int, *indexes: int) -> OpenClaimOf:
 
 
 def test_the_share_is_as_large_as_is_free_and_other_parameters_stay_as_they_were() -> None:
-    request = a_request(a_spec(backend_parameters=["--port", "9", "--seed=1", "--gpu_memory_utilization", "0.95"]))
+    request = a_request(
+        a_spec(backend_parameters=["--swap-space", "9", "--seed=1", "--gpu_memory_utilization", "0.95"])
+    )
     first = suggested(request, a_machine("w1", gpus(2), claims=held(30, 40)))[0]
     assert first == Suggestion(
-        change={"backend_parameters": ["--port", "9", "--seed=1", "--gpu-memory-utilization=0.62"]},
+        change={"backend_parameters": ["--swap-space", "9", "--seed=1", "--gpu-memory-utilization=0.62"]},
         text="with --gpu-memory-utilization=0.62 it fits",
     )
 

@@ -38,7 +38,8 @@ W1, W2, W3 = WorkerId("w-w1"), WorkerId("w-w2"), WorkerId("w-w3")
 OF_REQUESTS = {
     "no_workers", "gpu_unknown", "workers_do_not_add_up", "network_down", "heads_not_divisible",
     "vocabulary_not_divisible", "too_few_layers", "world_size_does_not_match", "gpu_types_mixed", "too_few_gpus_selected",
-    "parameter_invalid", "parameters_contradict", "backend_unknown", "backend_disabled", "backend_version_unknown",
+    "parameter_invalid", "parameters_contradict", "flag_is_ours", "variable_not_allowed", "backend_unknown", "backend_disabled",
+    "backend_version_unknown",
 }  # fmt: skip
 OF_FILES = {
     "being_inspected", "model_not_found", "model_files_incomplete", "model_file_truncated", "model_file_invalid",

@@ -55,7 +55,7 @@ def spec(*parameters: str, backend: str = "vLLM", **fields: Any) -> ModelSpec:
         ["-tp 4"],
         ["--tensor-parallel-size=2", "-tp=4"],
         ["-tp=2", "--tensor-parallel-size", "4"],
-        ["--enforce-eager", "-tp", "4", "--port", "9"],
+        ["--enforce-eager", "-tp", "4", "--swap-space", "9"],
         ["--hf-overrides", '{"a": {"tensor_parallel_size": 9}}', "-tp", "4"],
         ["--tensor-parallel-size", " 4 "],
         ["--tensor-parallel-size=+4"],
