@@ -34,6 +34,8 @@ class AgentSettings(ServiceSettings):
     """Where the Docker Engine answers, `unix:///var/run/docker.sock`; as DOCKER_HOST says when not given."""
     gpu_handover: Literal["hook", "cdi", "nodes"] = "hook"
     """How a container gets its GPUs: by the vendor's container toolkit, by CDI, or as device nodes."""
+    liveness_inference_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """So often a healthy engine is asked for one token; 0: never. It costs a little of every engine's time."""
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0

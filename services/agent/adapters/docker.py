@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,7 @@ from schemas.reasons import ImageNotPulled as NotPulled
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
+    Activity,
     Container,
     EndedBy,
     EngineCommand,
@@ -70,6 +72,7 @@ DAYS_KEPT: Final = 7
 """… and so long those of instances that are gone."""
 LOG_OPTIONS: Final = {"max-size": "50m", "max-file": "3", "compress": "true"}
 EXIT_LOG_LINES: Final = 100
+LINES_OF_PROGRESS: Final = 20
 AWAY_SECONDS: Final = 0.5
 """Between two tries to reach a Docker Engine that is away."""
 CALL_SECONDS: Final = 60
@@ -257,11 +260,29 @@ class DockerRuntime:
 
         def work(client: docker.APIClient) -> int | None:
             try:
-                stats = cast("dict[str, Any]", client.stats(name, stream=False))["memory_stats"]
+                stats = cast("dict[str, Any]", client.stats(name, stream=False, one_shot=True))["memory_stats"]
             except (NotFound, KeyError):
                 return None
             cached = stats.get("stats", {}).get("inactive_file", 0)
             return stats.get("max_usage") or max(stats.get("usage", 0) - cached, 0) or None
+
+        return await self._call(work)
+
+    async def activity(self, engine: EngineId) -> Activity | None:
+        """Of all that its control groups count; time in the queue of a processor is not among that, so throttling is added."""
+        name = self._name(engine)
+
+        def work(client: docker.APIClient) -> Activity | None:
+            try:
+                stats = cast("dict[str, Any]", client.stats(name, stream=False, one_shot=True))
+                used = stats["cpu_stats"]["cpu_usage"]["total_usage"]
+            except (NotFound, KeyError):
+                return None
+            throttled = stats["cpu_stats"].get("throttling_data", {}).get("throttled_time", 0)
+            blocks = stats.get("blkio_stats", {}).get("io_service_bytes_recursive") or []
+            read = sum(each["value"] for each in blocks if each["op"].lower() == "read")
+            last = "\n".join(_log_tail(client, name, LINES_OF_PROGRESS))
+            return Activity((used + throttled) / 1e9, read, zlib.crc32(last.encode()))
 
         return await self._call(work)
 

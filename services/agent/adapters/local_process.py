@@ -26,6 +26,7 @@ from schemas.value import Instant, Value
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
+    Activity,
     Container,
     EndedBy,
     EngineCommand,
@@ -149,6 +150,12 @@ class LocalProcessRuntime:
         if known is None:
             return None
         return await asyncio.to_thread(_peak_ram, known.pid, known.start_ticks)
+
+    async def activity(self, engine: EngineId) -> Activity | None:
+        known = self._known().get(engine)
+        if known is None:
+            return None
+        return await asyncio.to_thread(_activity, known.pid, known.start_ticks, self._path(engine, "log"))
 
     async def close(self) -> None:
         for engine in (self._engines or {}).values():
@@ -387,13 +394,51 @@ def _process(pid: int) -> _Process | None:
     return _Process(state=fields[0].decode(), group=int(fields[2]), session=int(fields[3]), start_ticks=int(fields[19]))
 
 
-def _peak_ram(pid: int, start_ticks: int) -> int | None:
-    """Of the session that this process leads: what it has started is in it, whatever groups that made."""
+def _session(pid: int, start_ticks: int) -> list[int]:
+    """All processes of the session that this one leads: what it has started is in it, whatever groups that made."""
     leader = _process(pid)
     if leader is None or leader.start_ticks != start_ticks:
+        return []
+    return [each for each, process in _processes() if process.session == pid]
+
+
+def _peak_ram(pid: int, start_ticks: int) -> int | None:
+    return sum(map(_high_water_mark, _session(pid, start_ticks))) or None
+
+
+def _activity(pid: int, start_ticks: int, log: Path) -> Activity | None:
+    session = _session(pid, start_ticks)
+    if not session:
         return None
-    sizes = (_high_water_mark(each) for each, process in _processes() if process.session == pid)
-    return sum(sizes) or None
+    return Activity(sum(map(_busy_seconds, session)), sum(map(_read_bytes, session)), _size(log))
+
+
+def _busy_seconds(pid: int) -> float:
+    """On a processor and in its queue, all threads that live: /proc/<pid>/task/*/schedstat (`sched-stats.rst` of Linux)."""
+    nanoseconds = 0
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                ran, waited, _ = (thread / "schedstat").read_text(encoding="ascii").split()
+                nanoseconds += int(ran) + int(waited)
+    return nanoseconds / 1e9
+
+
+def _read_bytes(pid: int) -> int:
+    """From files and disks: what `read` gave, and what was paged in (`man 5 proc_pid_io`). 0: it has ended, or is not ours."""
+    try:
+        counters = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    told = dict(line.split(": ") for line in counters.splitlines())
+    return int(told.get("rchar", 0)) + int(told.get("read_bytes", 0))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _high_water_mark(pid: int) -> int:

@@ -120,6 +120,17 @@ EndedBy = Literal["itself", "a_stop", "memory", "the_machine"]
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """What an engine's processes have done so far, to be compared with what they had done before."""
+
+    busy_seconds: float
+    """On a processor, or waiting for one: a machine that is too busy to run it is no fault of an engine."""
+    read_bytes: int
+    log_mark: int
+    """Another one after it wrote something."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineExit:
     """An engine is gone with everything it started. Both numbers are None where nobody could see how it ended."""
 
@@ -200,6 +211,10 @@ class ContainerRuntime(Protocol):
 
         An upper bound: each process counts with its own highest moment, and with the pages that it shares.
         """
+        ...
+
+    async def activity(self, engine: EngineId) -> Activity | None:
+        """What it does, or fails to do; None: not known (any more)."""
         ...
 
     async def close(self) -> None:
