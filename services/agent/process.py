@@ -29,6 +29,7 @@ from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
+from services.agent.adapters.bundled_llama_cpp import bundled_version
 from services.agent.adapters.engine_door import EngineDoor
 from services.agent.adapters.engine_metrics import EngineMetrics
 from services.agent.adapters.inventory import no_gpus, read_inventory
@@ -456,7 +457,7 @@ class AgentProcess:
                 watched.held(held.get(engine.handle, {}))
 
     async def _inventory(self) -> Inventory:
-        backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
+        backends: dict[str, str | None] = {"llama.cpp": bundled_version()}
         handles = [engine.handle for engine in await self._runtime.list()]
         detect = (lambda: self._detector.gpus(handles)) if self._can_use_gpus else no_gpus
         found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends, detect)
@@ -565,10 +566,3 @@ def detect_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
-
-
-def _llama_cpp_version() -> str | None:
-    try:
-        return version("xllamacpp")
-    except ModuleNotFoundError:
-        return None

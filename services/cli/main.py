@@ -33,6 +33,7 @@ MODULES: Final[Mapping[str, str]] = {
     "version": "fleet",
     "migrate": "migrate",
     "log": "log",
+    "agent": "agent",
 }
 """Command → the module of this package that has a function of that name."""
 

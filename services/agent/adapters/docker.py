@@ -429,14 +429,14 @@ class DockerRuntime:
         if self._client is None:
             self._client = connect(self._base_url)
         else:
-            _knock(self._base_url or os.environ.get("DOCKER_HOST"))
+            knock(self._base_url or os.environ.get("DOCKER_HOST"))
         return work(self._client)
 
 
 def connect(base_url: str | None) -> docker.APIClient:
     """With the engine's own version of the API, as `version="auto"` would, and nothing left open when it is away."""
     base_url = base_url or os.environ.get("DOCKER_HOST")
-    _knock(base_url)
+    knock(base_url)
     probe = docker.APIClient(base_url=base_url, timeout=CALL_SECONDS, version=ANY_VERSION)
     try:
         version = probe.version(api_version=False)["ApiVersion"]
@@ -445,7 +445,7 @@ def connect(base_url: str | None) -> docker.APIClient:
     return docker.APIClient(base_url=base_url, timeout=CALL_SECONDS, version=version)
 
 
-def _knock(base_url: str | None) -> None:
+def knock(base_url: str | None) -> None:
     """Raises ConnectionError. The SDK never closes a Unix socket that was refused."""
     scheme, _, path = str(parse_host(base_url, is_win32=False)).partition("://")
     if scheme == "http+unix":
