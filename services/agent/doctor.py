@@ -1,4 +1,4 @@
-"""`python -m services.agent doctor [--json]`, and `muster agent doctor`: looks, judges, prints; the exit code is 0, 1 or 2 (`checkup.py`)."""
+"""`python -m services.agent doctor [--json]`, and `muster agent doctor`: looks, judges, prints."""
 
 import asyncio
 import json

@@ -9,9 +9,11 @@ import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import aiohttp
+import psutil
 from faststream.nats import NatsBroker
 
 from kernel.accounts import inbox_prefix, public_key, worker_id_of
@@ -30,6 +32,7 @@ from schemas.reasons import BackendNotAvailable, MachineRestarted, OutOfMemory, 
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from services.agent.adapters.bundled_llama_cpp import bundled_version
+from services.agent.adapters.control_groups import ControlGroups
 from services.agent.adapters.engine_door import EngineDoor
 from services.agent.adapters.engine_metrics import EngineMetrics
 from services.agent.adapters.inventory import no_gpus, read_inventory
@@ -38,6 +41,7 @@ from services.agent.adapters.ports import free_port
 from services.agent.adapters.probes.detection import Detector
 from services.agent.domain.about import About
 from services.agent.domain.accelerators.gpus import GpuKey
+from services.agent.domain.bounds import Ram, bounded
 from services.agent.domain.containers import contained
 from services.agent.domain.diagnosis import LINES_OF_EVIDENCE, diagnose, evidence
 from services.agent.domain.engine_metrics import normalised
@@ -166,7 +170,8 @@ class AgentProcess:
     def _make_runtime(self) -> ContainerRuntime:
         directory = self._settings.data_dir / "engines"
         if self._settings.runtime == "process":
-            return LocalProcessRuntime(directory)
+            parents = [Path(each) for each in self._settings.engine_cgroups.split(",") if each]
+            return LocalProcessRuntime(directory, ControlGroups(parents))
         from services.agent.adapters.docker import DockerRuntime  # noqa: PLC0415 - the SDK takes 0.3 s and 29 MB
 
         return DockerRuntime(directory, self.worker_id, base_url=self._settings.docker_host)
@@ -247,6 +252,8 @@ class AgentProcess:
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
         try:
             command = await self._command(instance, files)
+            if self._settings.engine_memory_limit:
+                command = bounded(command, Ram(instance.claim.ram, psutil.virtual_memory().total))
             if command.container is not None and command.container.image not in self._pulled:
                 self._pull_soon(watched, command.container)
                 return

@@ -34,6 +34,12 @@ class AgentSettings(ServiceSettings):
     """Where the Docker Engine answers, `unix:///var/run/docker.sock`; as DOCKER_HOST says when not given."""
     gpu_handover: Literal["hook", "cdi", "nodes"] = "hook"
     """How a container gets its GPUs: by the vendor's container toolkit, by CDI, or as device nodes."""
+    engine_memory_limit: bool = True
+    """An engine that holds far more RAM than it claims is killed, before the machine is out of it."""
+    engine_cgroups: str = ""
+    """Control groups that the agent may divide: directories with commas between them, of version 2 one. Without them, engines that are
+    processes of this machine are not limited.
+    """
     liveness_inference_seconds: Annotated[float, Field(ge=0)] = 0.0
     """So often a healthy engine is asked for one token; 0: never. It costs a little of every engine's time."""
     stop_engines_on_exit: bool = False

@@ -1,7 +1,9 @@
 """Engines as processes of this machine. Linux: ends are noticed through pidfds (`man 2 pidfd_open`).
 
 `<directory>/<instance>/<attempt>.log` is what an engine wrote, `<attempt>.json` the record by which the next agent adopts it.
-An engine leads a session of its own and is not tied to the agent's life; the group that it leads ends with it.
+An engine leads a session of its own and is not tied to the agent's life; the group that it leads ends with it. What it may hold is
+bounded where the agent may make control groups (`control_groups.py`). No resource limit takes their place: RLIMIT_AS counts what a
+GPU's driver only reserves, RLIMIT_NPROC all processes of the user. Core dumps, as large as an engine, are off unless it wants them.
 """
 
 import asyncio
@@ -9,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +26,7 @@ from pydantic import ValidationError
 from schemas.ids import InstanceId
 from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
 from schemas.value import Instant, Value
+from services.agent.adapters.control_groups import ControlGroups
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
@@ -97,7 +101,8 @@ class _Engine:
 class LocalProcessRuntime:
     """A ContainerRuntime without containers. It adopts what runs the first time it is asked anything."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, groups: ControlGroups | None = None) -> None:
+        self._groups = groups or ControlGroups()
         self._directory = directory.absolute()
         self._engines: dict[EngineId, _Engine] | None = None
         self._exits: asyncio.Queue[EngineExit] = asyncio.Queue()
@@ -225,10 +230,17 @@ class LocalProcessRuntime:
         if not self._watch(engine, record, pid):
             self._path(engine, "json").unlink(missing_ok=True)
             raise EngineNotStarted((EngineExited(exit_code=None),), "somebody else waited for its end")
+        self._bound(engine, command, pid)
         watched = self._known()[engine]
         with contextlib.suppress(OSError):  # the disk is full: an agent that adopts it goes by the mark
             self._write(engine, watched.record)
         return watched.running
+
+    def _bound(self, engine: EngineId, command: EngineCommand, pid: int) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            _, most = resource.prlimit(pid, resource.RLIMIT_CORE)
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, most))
+        self._groups.enter(engine, command.bounds, lambda: [pid, *_members(pid)])
 
     def _watch(self, engine: EngineId, record: _Record, pid: int) -> bool:
         """False when there is no such process, or a later one with its number."""
@@ -257,6 +269,7 @@ class LocalProcessRuntime:
         await _until_gone(engine, engine.grace_ends - asyncio.get_running_loop().time())
         _signal_group(engine, signal.SIGKILL)
         await _until_gone(engine, REST_SECONDS)
+        self._groups.kill(engine.id)
         exit_code, number = _how_it_ended(engine.pidfd)
         self._known().pop(engine.id)
         os.close(engine.pidfd)
@@ -264,6 +277,9 @@ class LocalProcessRuntime:
         engine.gone.set()
 
     def _ended(self, engine: EngineId, record: _Record) -> None:
+        if record.ended_by == "itself" and self._groups.was_out_of_memory(engine):
+            record = record.model_copy(update={"ended_by": "memory"})
+        self._groups.remove(engine)
         with contextlib.suppress(OSError):  # a full disk: the next agent finds out by itself, without the exit code
             self._write(engine, record.model_copy(update={"ended": True}))
         log = _tail(self._path(engine, "log"), EXIT_LOG_LINES)
@@ -399,7 +415,11 @@ def _session(pid: int, start_ticks: int) -> list[int]:
     leader = _process(pid)
     if leader is None or leader.start_ticks != start_ticks:
         return []
-    return [each for each, process in _processes() if process.session == pid]
+    return _members(pid)
+
+
+def _members(session: int) -> list[int]:
+    return [pid for pid, process in _processes() if process.session == session]
 
 
 def _peak_ram(pid: int, start_ticks: int) -> int | None:

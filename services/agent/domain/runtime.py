@@ -79,6 +79,15 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of an engine that is a process."""
+
+    memory_bytes: int | None = None
+    """RAM, of all that it starts together."""
+    pids: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
 class EngineCommand:
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -94,6 +103,8 @@ class EngineCommand:
     """
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """Absolute path on the host → text: written before it starts, for its own user only (mode 0640)."""
+    bounds: Bounds = Bounds()
+    """Of a process; a container has its own."""
     container: Container | None = None
     """None: a process of this machine."""
 
@@ -116,7 +127,7 @@ class RunningEngine:
 
 
 EndedBy = Literal["itself", "a_stop", "memory", "the_machine"]
-"""`memory`: killed since its container held more than it may. `the_machine`: it was running when that was started anew."""
+"""`memory`: killed since it held more than it may. `the_machine`: it was running when that was started anew."""
 
 
 @dataclass(frozen=True, slots=True)
