@@ -72,6 +72,8 @@ PEAK_SECONDS: Final = 5.0
 """Between two looks at what an engine holds. The kernel keeps the peak of each process: only processes that come and go
 between them are missed.
 """
+INVENTORY_SECONDS: Final = 2.0
+"""Between two looks at the machine. With the time that drivers are given between two questions, a change is told within 5 s."""
 METRICS_SECONDS: Final = 5.0
 """Between two looks at what an engine counts."""
 
@@ -447,7 +449,7 @@ class AgentProcess:
         """A machine that changed is told within seconds; one that did not is not."""
         known = await self._inventory()
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(INVENTORY_SECONDS)
             now = await self._inventory()
             await self._measure_gpus()
             if now != known:
@@ -456,6 +458,8 @@ class AgentProcess:
 
     async def _measure_gpus(self) -> None:
         """What engines that have answered hold of their GPUs, as the drivers said when the inventory was read."""
+        if not self._detector.tells_processes:
+            return
         running = await self._runtime.list()
         held = await asyncio.to_thread(self._detector.held, [engine.handle for engine in running])
         for engine in running:

@@ -107,6 +107,11 @@ class Detector:
             self._gpus = steady(self._gpus, self._reported(tuple(handles)))
             return self._gpus
 
+    @property
+    def tells_processes(self) -> bool:
+        """Somebody told which processes use a GPU."""
+        return any(reading.processes for seen in self._seen for reading in seen.last.readings)
+
     def held(self, handles: Iterable[int | str]) -> dict[int | str, dict[GpuKey, int]]:
         """Handle → GPU → bytes, as the last answers say: nobody is asked. Engines of which no tool tells are left out."""
         with self._looking:

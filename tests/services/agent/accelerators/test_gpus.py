@@ -133,7 +133,7 @@ def test_a_matrix_of_two_is_read_though_its_heading_looks_like_a_line() -> None:
 
 
 def test_who_costs_more_is_asked_less_often() -> None:
-    assert [rest_seconds(cost) for cost in (0.0, 0.01, 0.1, 1.0, 60.0)] == [5.0, 5.0, 20.0, 200.0, 300.0]
+    assert [rest_seconds(cost) for cost in (0.0, 0.01, 0.1, 1.0, 60.0)] == [2.5, 2.5, 20.0, 200.0, 300.0]
 
 
 def test_gpus_whose_tool_goes_on_failing_are_unhealthy_and_do_not_vanish() -> None:
