@@ -7,25 +7,31 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from docker.errors import APIError
 from nats.aio.msg import Msg
 
 from bench.figures import Figure, percentile
 from bench.processes import pss_mib, rss_mib
 from bench.servers import Servers, Spawned, servers
 from schemas.subjects import ReportSubject, assigned
+from services.agent.adapters.docker import connect
 from tests.e2e.an_engine import COMMAND
-from tests.support.stack import Client
+from tests.support.docker_engine import DockerEngine, why_not
+from tests.support.stack import Client, free_port
 
 GUARD_SECONDS: Final = 60.0
 SETTLED_SECONDS: Final = 5.0
 GIB: Final = 2**30
+IMAGE: Final = "llama-cpp-bench:1"
 
 
 @dataclass(slots=True)
@@ -87,6 +93,7 @@ async def run(*, quick: bool) -> list[Figure]:
         await client.until_state("/v2/models/tinychat", "ready")
         with_engine = await _idle(agent, idle_seconds, "idle, one healthy engine")
     return [
+        *await _in_containers(max(times // 2, 2)),
         _worst("assignment on the bus → process runs, as reported", starts, "ms", 200),
         _worst("kill -9 of an engine → its end reported", exits, "s", 1),
         _worst("SIGSTOP of an engine → reported unhealthy", hangs, "s", 3),
@@ -137,6 +144,68 @@ async def _engines(
         await client.request("DELETE", f"/v2/models/{name}")
         await client.until("/v2/model-instances", lambda found: not found["items"])
     return starts, exits, hangs
+
+
+async def _in_containers(times: int) -> list[Figure]:
+    """Nothing where no Docker Engine can be started: the bench starts one of its own."""
+    if why_not() is not None:
+        return []
+    with tempfile.TemporaryDirectory(prefix="m") as directory:  # sockets have short names
+        docker = DockerEngine(Path(directory))
+        await asyncio.to_thread(docker.start)
+        try:
+            program = await asyncio.to_thread(docker.make_llama_cpp_image, IMAGE)
+            async with servers() as these:
+                for service in ("scheduler", "downloader"):
+                    await these.spawn(service)
+                api = await these.spawn("api")
+                await these.spawn("agent", runtime="docker", docker_host=docker.url, stop_engines_on_exit=True)
+                whole = await _containers(these.client(api), await _listen(these), program, times)
+            bare = [await asyncio.to_thread(_start_bare, docker.url, number) for number in range(times)]
+        finally:
+            await asyncio.to_thread(docker.remove)
+    own = percentile(bare, 0.5)
+    what = f"worst of {times}; in all {max(whole) * 1e3:.0f} ms, of which the Docker Engine takes {own * 1e3:.0f} ms (median)"
+    return [
+        Figure(
+            "assignment on the bus → container runs, as reported, beyond the Docker Engine's own time",
+            (max(whole) - own) * 1e3,
+            "ms",
+            what,
+            at_most=200,
+        )
+    ]
+
+
+async def _containers(client: Client, heard: Heard, program: str, times: int) -> list[float]:
+    starts: list[float] = []
+    for number in range(times):
+        began = time.perf_counter()
+        await client.deploy(
+            f"model-{number}", image_name=IMAGE, entrypoint=[program, "-c", "import time; time.sleep(600)"]
+        )
+        loads = began + await heard.first(began, engine_is("loading"))
+        starts.append(loads - heard.last(loads, is_assigned_to_run))
+        await client.request("DELETE", f"/v2/models/model-{number}")
+        await client.until("/v2/model-instances", lambda found: not found["items"])
+    return starts
+
+
+def _start_bare(url: str, number: int) -> float:
+    """The Docker Engine alone: a container of the same image is made and started; seconds."""
+    client = connect(url)
+    try:
+        host = client.create_host_config(port_bindings={"4000/tcp": ("127.0.0.1", free_port())}, init=True)
+        began = time.perf_counter()
+        name = f"bare-{number}"
+        client.create_container(IMAGE, ["sleep", "600"], name=name, host_config=host, ports=[4000], entrypoint=[])
+        with suppress(APIError):  # the image has no `sleep`: the way until that shows is what is measured
+            client.start(name)
+        taken = time.perf_counter() - began
+        client.remove_container(name, force=True)
+        return taken
+    finally:
+        client.close()
 
 
 async def _change(inventory: Path, heard: Heard, number: int) -> float:

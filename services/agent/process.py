@@ -340,7 +340,7 @@ class AgentProcess:
             if watched.peak_ram is not None:
                 await self._measure(watched)
             await self._runtime.stop(engine, self._settings.stop_grace_seconds)
-            watched.phase, watched.port = "stopped", None
+            watched.phase, watched.port, watched.ill = "stopped", None, IllReport()
             self._report(watched)
             self._forget(engine)
             await self._runtime.forget(engine)

@@ -276,7 +276,7 @@ class DockerRuntime:
             try:
                 stats = cast("dict[str, Any]", client.stats(name, stream=False, one_shot=True))
                 used = stats["cpu_stats"]["cpu_usage"]["total_usage"]
-            except (NotFound, KeyError):
+            except (APIError, KeyError):
                 return None
             throttled = stats["cpu_stats"].get("throttling_data", {}).get("throttled_time", 0)
             blocks = stats.get("blkio_stats", {}).get("io_service_bytes_recursive") or []

@@ -22,6 +22,7 @@ class EngineDoor:
     ) -> None:
         """`origin`: `http://10.0.0.1:40000`. `health_path`: None where nobody answers (a follower of several machines)."""
         self._http, self._origin, self._health_path = http, origin, health_path
+        self._prefix = (health_path or "").removesuffix("/health") if (health_path or "").endswith("/health") else ""
         self._headers = {"authorization": f"Bearer {key}"} if key is not None else {}
 
     async def probe(self, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> Answer:
@@ -38,7 +39,7 @@ class EngineDoor:
 
     async def one_token(self, model: str, *, embeds: bool, timeout_seconds: float) -> Answer:
         """A request that is refused (4xx) is an answer too: the engine has read it."""
-        path = "/v1/embeddings" if embeds else "/v1/completions"
+        path = f"{self._prefix}/v1/{'embeddings' if embeds else 'completions'}"
         body = {"model": model, "input": "1"} if embeds else {"model": model, "prompt": "1", "max_tokens": 1}
         try:
             async with (
@@ -58,7 +59,7 @@ class EngineDoor:
             return None
         text = bytearray()
         try:
-            async with asyncio.timeout(METRICS_SECONDS), self._get("/metrics") as response:
+            async with asyncio.timeout(METRICS_SECONDS), self._get(f"{self._prefix}/metrics") as response:
                 if response.status != 200:
                     return None
                 async for chunk in response.content.iter_any():

@@ -28,10 +28,6 @@ class EngineMetrics(Collector):
     def close(self) -> None:
         self._registry.unregister(self)
 
-    def describe(self) -> list[Metric]:
-        """Nothing by name: agents of several workers may live in one process."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         told = list(self._told.items())  # collected in whatever thread serves it
         for metric in METRICS:

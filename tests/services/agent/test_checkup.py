@@ -209,6 +209,17 @@ def test_the_doctor_works_where_nothing_else_runs(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_the_command_says_the_same(tmp_path: Path) -> None:
+    base = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
+    command = [str(Path(sys.executable).with_name("muster")), "agent", "doctor", "--json"]
+    done = subprocess.run(
+        command, env=base | {"MUSTER_DATA_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=90, check=False
+    )
+    told = orjson.loads(done.stdout)
+    assert told["exit_code"] == done.returncode
+    assert {"machine", "processor", "memory", "disk", "NATS"} <= {each["subject"] for each in told["findings"]}
+
+
 def test_a_wrong_setting_is_a_finding_and_a_wrong_option_is_refused(tmp_path: Path) -> None:
     done = doctor(tmp_path, MUSTER_RUNTIME="podman")
     assert done.returncode == 2
