@@ -244,7 +244,8 @@ class DockerRuntime:
 
     async def list(self) -> tuple[RunningEngine, ...]:
         self._watch()
-        return tuple(_running(found) for found in await self._ours() if found["State"]["Running"])
+        running = await self._ours(ended=False)
+        return tuple(_running(found) for found in running if found["State"]["Running"])
 
     async def exits(self) -> AsyncIterator[EngineExit]:
         self._watch()
@@ -367,11 +368,12 @@ class DockerRuntime:
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
-    async def _ours(self) -> Sequence[dict[str, Any]]:
+    async def _ours(self, *, ended: bool = True) -> Sequence[dict[str, Any]]:
+        """`ended`: those too, of which many are kept for their logs."""
         label = f"{WORKER}={self._worker}"
 
         def work(client: docker.APIClient) -> Sequence[dict[str, Any]]:
-            listed = cast("list[dict[str, Any]]", client.containers(all=True, filters={"label": label}))
+            listed = cast("list[dict[str, Any]]", client.containers(all=ended, filters={"label": label}))
             found = (_inspected(client, each["Id"]) for each in listed if INSTANCE in each["Labels"])
             return [each for each in found if each is not None]
 
