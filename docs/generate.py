@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from docs.making import accelerators, bus, events, golden, reasons, rest, settings, states
+from docs.making import accelerators, bus, engine_metrics, events, golden, reasons, rest, settings, states
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 GOLDEN: Final = Path(__file__).parents[1] / "tests" / "golden"
@@ -31,6 +31,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "states.md": states.page,
     "settings.md": settings.page,
     "accelerators.md": accelerators.page,
+    "engine-metrics.md": engine_metrics.page,
     "openapi.json": lambda: _json(rest.document()),
     "asyncapi.json": lambda: _json(bus.document()),
 }

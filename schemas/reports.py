@@ -60,7 +60,7 @@ class EngineSeen(Value):
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
     exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     reasons: tuple[Reason, ...] = ()
-    """The agent's diagnosis, when it ended."""
+    """The agent's diagnosis, when it ended or was given up."""
     log_tail: Annotated[tuple[str, ...], Field(max_length=200)] = ()
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
     image_digest: Annotated[str, Field(max_length=512)] | None = None

@@ -10,9 +10,11 @@ import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import aiohttp
+import psutil
 from faststream.nats import NatsBroker
 
 from kernel.accounts import inbox_prefix, public_key, worker_id_of
@@ -30,17 +32,26 @@ from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
+from services.agent.adapters.bundled_llama_cpp import bundled_version
+from services.agent.adapters.control_groups import ControlGroups
+from services.agent.adapters.engine_door import EngineDoor
 from services.agent.adapters.engine_keys import EngineKeys, attempt_directory
+from services.agent.adapters.engine_metrics import EngineMetrics
 from services.agent.adapters.inventory import no_gpus, read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.ports import free_port
 from services.agent.adapters.probes.detection import Detector
+from services.agent.domain.about import About
+from services.agent.domain.accelerators.gpus import GpuKey
+from services.agent.domain.bounds import Ram, bounded
 from services.agent.domain.containers import contained, not_allowed
-from services.agent.domain.diagnosis import diagnose, evidence
+from services.agent.domain.diagnosis import LINES_OF_EVIDENCE, diagnose, evidence
+from services.agent.domain.engine_metrics import normalised
 from services.agent.domain.engines.command import command_of
 from services.agent.domain.engines.keys import asks_for
 from services.agent.domain.engines.start import Start
 from services.agent.domain.gpu_access import AssignedGpu, as_process, gpu_access
+from services.agent.domain.health import Health, IllReport, ill_report
 from services.agent.domain.plan import plan, worker_ports
 from services.agent.domain.proxies import by_proxies
 from services.agent.domain.runtime import (
@@ -54,15 +65,10 @@ from services.agent.domain.runtime import (
     RunningEngine,
 )
 from services.agent.settings import BUILT_IN_LLAMA_CPP, AgentSettings
+from services.agent.watching import Watch
 
 log = logging.getLogger(__name__)
 
-PROBE_STARTING_SECONDS: Final = 0.05
-PROBE_SECONDS: Final = 1.0
-PROBE_TIMEOUT_SECONDS: Final = 1.0
-PROBES_UNTIL_UNHEALTHY: Final = 3
-LOADING_AGAIN_SECONDS: Final = 10.0
-LINES_OF_PROGRESS: Final = 20
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - in a container, whose port is published on one address
 PROGRESS_SECONDS: Final = 1.0
 """Between two reports about the same image."""
@@ -70,6 +76,10 @@ PEAK_SECONDS: Final = 5.0
 """Between two looks at what an engine holds. The kernel keeps the peak of each process: only processes that come and go
 between them are missed.
 """
+INVENTORY_SECONDS: Final = 2.0
+"""Between two looks at the machine. With the time that drivers are given between two questions, a change is told within 5 s."""
+METRICS_SECONDS: Final = 5.0
+"""Between two looks at what an engine counts."""
 
 
 @dataclass(slots=True)
@@ -93,6 +103,12 @@ class Watched:
     """The most RAM that it was seen to hold since it first answered; bytes."""
     told_peak_ram: int | None = None
     """… as the last report says."""
+    peak_vram: dict[int, int] = field(default_factory=dict[int, int])
+    """GPU index → the most that it was seen to hold there since it first answered; bytes."""
+    told_peak_vram: Mapping[int, int] = field(default_factory=dict[int, int])
+    about: About = field(default_factory=About)
+    ill: IllReport = field(default_factory=IllReport)
+    """Why it is unhealthy, as far as that is known."""
     ended: EngineSeen | None = None
     probing: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -108,14 +124,25 @@ class Watched:
             progress=self.progress,
             ports=ports,
             image_digest=self.image_digest,
+            peak_vram=dict(self.peak_vram),
             peak_ram=self.peak_ram,
             sealed_key=self.sealed_key,
+            reasons=self.ill.reasons,
+            log_tail=self.ill.log_tail,
         )
+
+    def held(self, gpus: Mapping[GpuKey, int]) -> None:
+        """What it was seen to hold of its GPUs just now."""
+        for (type_, index), size in gpus.items():
+            if self.about.accelerator in (None, type_):
+                self.peak_vram[index] = max(size, self.peak_vram.get(index, 0))
 
     @property
     def has_a_new_peak(self) -> bool:
         """One that is worth a report of its own."""
-        return has_risen(self.told_peak_ram, self.peak_ram)
+        return has_risen(self.told_peak_ram, self.peak_ram) or any(
+            has_risen(self.told_peak_vram.get(index), size) for index, size in self.peak_vram.items()
+        )
 
 
 class AgentProcess:
@@ -149,13 +176,15 @@ class AgentProcess:
         self._reconciling = asyncio.Lock()
         self._edge: Edge | None = None
         self._http: aiohttp.ClientSession | None = None
+        self._metrics: EngineMetrics | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._address = settings.worker_ip or detect_address()
 
     def _make_runtime(self) -> ContainerRuntime:
         directory = self._settings.data_dir / "engines"
         if self._settings.runtime == "process":
-            return LocalProcessRuntime(directory)
+            parents = [Path(each) for each in self._settings.engine_cgroups.split(",") if each]
+            return LocalProcessRuntime(directory, ControlGroups(parents))
         from services.agent.adapters.docker import DockerRuntime  # noqa: PLC0415 - the SDK takes 0.3 s and 29 MB
 
         return DockerRuntime(directory, self.worker_id, base_url=self._settings.docker_host)
@@ -178,7 +207,8 @@ class AgentProcess:
         edge = self._edge = Edge(bus, self.worker_id, "agent", self._clock, state_file, self._picture)
         broker = make_broker(f"agent {self.worker_id} asks", bus_settings)
         self._answer_questions(broker)
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_SECONDS))
+        self._http = aiohttp.ClientSession()
+        metrics = self._metrics = EngineMetrics(self._settings.worker_name)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -187,12 +217,14 @@ class AgentProcess:
                 await broker.start()
                 tasks.create_task(self._watch_exits())
                 tasks.create_task(self._watch_inventory(edge))
+                tasks.create_task(self._watch_metrics(metrics))
                 self._why_not_ready = None
                 tasks.create_task(edge.run(self._assigned))
         finally:
             await self._leave(edge)
             with contextlib.suppress(Exception):
                 await broker.stop()
+            metrics.close()
             await self._http.close()
             await self._runtime.close()
             self._detector.close()
@@ -242,14 +274,18 @@ class AgentProcess:
         try:
             key = self._keys.of_attempt(instance)
             command = await self._command(instance, files, key)
+            if self._settings.engine_memory_limit:
+                command = bounded(command, Ram(instance.claim.ram, psutil.virtual_memory().total))
             if command.container is not None and command.container.image not in self._pulled:
                 self._pull_soon(watched, command.container)
                 return
             watched.port, watched.program, watched.health_path = command.port, command.program, command.health_path
+            watched.about = About.of(instance)
             details: dict[str, object] = {
                 "rank": instance.rank,
                 "program": command.program,
                 "health_path": command.health_path,
+                **watched.about.as_details(),
             }
             if key is not None and asks_for(command, key):
                 details["sealed_key"] = self._keys.sealed(instance, key)
@@ -334,12 +370,11 @@ class AgentProcess:
         self._stopping.add(engine)
         try:
             watched = self._engines.get(engine, Watched(engine))
-            if watched.probing is not None:
-                watched.probing.cancel()
+            self._probe_no_more(watched)
             if watched.peak_ram is not None:
                 await self._measure(watched)
             await self._runtime.stop(engine, self._settings.stop_grace_seconds)
-            watched.phase, watched.port = "stopped", None
+            watched.phase, watched.port, watched.ill = "stopped", None, IllReport()
             self._report(watched)
             self._forget(engine)
             await self._runtime.forget(engine)
@@ -358,6 +393,7 @@ class AgentProcess:
             image_digest=running.image_digest,
             program=str(details.get("program", "")),
             health_path=None if path is None else str(path),
+            about=About.told_by(details),
         )
         self._knows_key(watched, details)
         self._engines[running.id] = watched
@@ -381,8 +417,7 @@ class AgentProcess:
                 self._ended(watched, ended, why_ended(watched, ended))
 
     def _ended(self, watched: Watched, exit_: EngineExit, reasons: tuple[object, ...]) -> None:
-        if watched.probing is not None:
-            watched.probing.cancel()
+        self._probe_no_more(watched)
         watched.port = None
         code = exit_.exit_code if exit_.signal is None else 128 + exit_.signal
         watched.ended = EngineSeen.model_validate(
@@ -394,6 +429,7 @@ class AgentProcess:
                 "exit_code": code,
                 "reasons": reasons,
                 "log_tail": evidence(exit_.log_tail),
+                "peak_vram": watched.peak_vram,
                 "peak_ram": watched.peak_ram,
             }
         )
@@ -402,67 +438,79 @@ class AgentProcess:
     def _probe(self, watched: Watched) -> None:
         watched.probing = self._spawn(self._keep_probing(watched))
 
-    async def _keep_probing(self, watched: Watched) -> None:
-        """Healthy as soon as it answers; unhealthy after three probes in a row without an answer.
+    def _probe_no_more(self, watched: Watched) -> None:
+        if watched.probing is not None:
+            watched.probing.cancel()
+        if self._metrics is not None:
+            self._metrics.forget(watched.id)
 
-        One that has not answered yet is loading as long as it writes to its log: that is told as progress. One that
-        does not even write (it hung before it was adopted, say) is unhealthy.
-        """
-        misses, has_answered = 0, False
+    async def _keep_probing(self, watched: Watched) -> None:
+        """Tells how it is whenever that changes, and progress as long as it loads."""
+        told = ("loading", False)
+        every = self._settings.liveness_inference_seconds
+        watch = Watch(watched.id, watched.about, self._door(watched), self._runtime, every)
         measured_at = float("-inf")
-        looked_at, wrote = time.monotonic(), await self._runtime.log_tail(watched.id, LINES_OF_PROGRESS)
-        while True:
-            if await self._answers(watched):
-                misses, has_answered = 0, True
-                if time.monotonic() - measured_at >= PEAK_SECONDS:
+        async with contextlib.aclosing(watch.healths()) as healths:
+            async for health in healths:
+                if health.phase == "healthy" and time.monotonic() - measured_at >= PEAK_SECONDS:
                     measured_at = time.monotonic()
                     await self._measure(watched)
-                if watched.phase != "healthy" or watched.has_a_new_peak:
-                    watched.phase = "healthy"
+                if (health.phase, health.gave_up) != told or health.progressed or watched.has_a_new_peak:
+                    told = (health.phase, health.gave_up)
+                    watched.phase, watched.ill = health.phase, await self._ill(watched, health)
                     self._report(watched)
-            elif has_answered:
-                misses += 1
-                if misses >= PROBES_UNTIL_UNHEALTHY and watched.phase == "healthy":
-                    watched.phase = "unhealthy"
-                    self._report(watched)
-            elif time.monotonic() - looked_at > LOADING_AGAIN_SECONDS:
-                before, wrote = wrote, await self._runtime.log_tail(watched.id, LINES_OF_PROGRESS)
-                looked_at = time.monotonic()
-                if wrote != before or watched.phase == "loading":
-                    watched.phase = "loading" if wrote != before else "unhealthy"
-                    self._report(watched)
-            await asyncio.sleep(PROBE_STARTING_SECONDS if watched.phase == "loading" else PROBE_SECONDS)
+
+    def _door(self, watched: Watched) -> EngineDoor:
+        if self._http is None:
+            raise Unavailable("the agent is not running")
+        return EngineDoor(self._http, f"http://{self._address}:{watched.port}", watched.health_path, key=watched.key)
+
+    async def _ill(self, watched: Watched, health: Health) -> IllReport:
+        if health.phase != "unhealthy":
+            return IllReport()
+        return ill_report(health, await self._runtime.log_tail(watched.id, LINES_OF_EVIDENCE))
+
+    async def _watch_metrics(self, metrics: EngineMetrics) -> None:
+        """What healthy engines count. Of one that does not tell it any more, nothing old is shown."""
+        while True:
+            await asyncio.sleep(METRICS_SECONDS)
+            await asyncio.gather(*(self._scrape(watched, metrics) for watched in list(self._engines.values())))
+
+    async def _scrape(self, watched: Watched, metrics: EngineMetrics) -> None:
+        text = await self._door(watched).metrics() if watched.phase == "healthy" else None
+        samples = () if text is None else await asyncio.to_thread(normalised, text)
+        if watched.id in self._engines and watched.ended is None:
+            metrics.tell(watched.id, watched.about.model, samples)
 
     async def _measure(self, watched: Watched) -> None:
         peak = await self._runtime.peak_ram(watched.id)
         if peak is not None:
             watched.peak_ram = max(peak, watched.peak_ram or 0)
 
-    async def _answers(self, watched: Watched) -> bool:
-        if watched.health_path is None:
-            return True
-        if self._http is None:
-            return False
-        try:
-            url = f"http://{self._address}:{watched.port}{watched.health_path}"
-            headers = {"authorization": f"Bearer {watched.key}"} if watched.key is not None else {}
-            async with self._http.get(url, headers=headers) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
-
     async def _watch_inventory(self, edge: Edge) -> None:
         """A machine that changed is told within seconds; one that did not is not."""
         known = await self._inventory()
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(INVENTORY_SECONDS)
             now = await self._inventory()
+            await self._measure_gpus()
             if now != known:
                 known = now
                 edge.want_picture()
 
+    async def _measure_gpus(self) -> None:
+        """What engines that have answered hold of their GPUs, as the drivers said when the inventory was read."""
+        if not self._detector.tells_processes:
+            return
+        running = await self._runtime.list()
+        held = await asyncio.to_thread(self._detector.held, [engine.handle for engine in running])
+        for engine in running:
+            watched = self._engines.get(engine.id)
+            if watched is not None and watched.phase in ("healthy", "unhealthy"):
+                watched.held(held.get(engine.handle, {}))
+
     async def _inventory(self) -> Inventory:
-        backends: dict[str, str | None] = {"llama.cpp": _llama_cpp_version()}
+        backends: dict[str, str | None] = {"llama.cpp": bundled_version()}
         handles = [engine.handle for engine in await self._runtime.list()]
         detect = (lambda: self._detector.gpus(handles)) if self._can_use_gpus else no_gpus
         found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends, detect)
@@ -488,7 +536,7 @@ class AgentProcess:
         )
 
     def _report(self, watched: Watched) -> None:
-        watched.told_peak_ram = watched.peak_ram
+        watched.told_peak_ram, watched.told_peak_vram = watched.peak_ram, dict(watched.peak_vram)
         edge = self._line()
         edge.report(EngineReported(**edge.identity(), engine=watched.seen()))
 
@@ -526,8 +574,8 @@ class AgentProcess:
     def _forget(self, engine: EngineId) -> None:
         watched = self._engines.pop(engine, None)
         self._keys.forget(engine)
-        if watched is not None and watched.probing is not None:
-            watched.probing.cancel()
+        if watched is not None:
+            self._probe_no_more(watched)
         if (pulling := self._pulling.pop(engine, None)) is not None and pulling is not asyncio.current_task():
             pulling.cancel()
 
@@ -572,10 +620,3 @@ def detect_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
-
-
-def _llama_cpp_version() -> str | None:
-    try:
-        return version("xllamacpp")
-    except ModuleNotFoundError:
-        return None

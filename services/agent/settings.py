@@ -42,6 +42,14 @@ class AgentSettings(ServiceSettings):
     """What backends may declare that they need beyond a locked-down container, with commas between:
     `writable_root,host_ipc,host_network,IPC_LOCK`.
     """
+    engine_memory_limit: bool = True
+    """An engine that holds far more RAM than it claims is killed, before the machine is out of it."""
+    engine_cgroups: str = ""
+    """Control groups that the agent may divide: directories with commas between them, of version 2 one. Without them, engines that are
+    processes of this machine are not limited.
+    """
+    liveness_inference_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """So often a healthy engine is asked for one token; 0: never. It costs a little of every engine's time."""
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0

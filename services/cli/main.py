@@ -36,6 +36,7 @@ MODULES: Final[Mapping[str, str]] = {
     "init": "init",
     "migrate": "migrate",
     "log": "log",
+    "agent": "agent",
 }
 """Command → the module of this package that has a function of that name."""
 

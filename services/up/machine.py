@@ -1,6 +1,5 @@
 """What this machine is, what `muster up` will run on it, and why."""
 
-import ctypes
 import platform
 import shutil
 import sys
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from services.agent.adapters.bundled_llama_cpp import lacks_avx2, lacks_library
 from services.agent.domain.accelerators import vendors
 from services.agent.domain.accelerators.vendors import ACCELERATOR_CLASSES
 
@@ -51,30 +51,17 @@ def look_at_machine(
             f"`muster up` runs on Linux (x86_64, aarch64), not on {system} {machine}; the `muster` command itself works here"
             " against a server elsewhere: set MUSTER_URL and MUSTER_API_KEY"
         )
-    if (
-        machine == "x86_64"
-        and not own_llama_cpp
-        and cpuinfo.exists()
-        and " avx2" not in cpuinfo.read_text(errors="replace")
-    ):
+    if not own_llama_cpp and lacks_avx2(machine, cpuinfo):
         raise NotSupported(
             "this processor has no AVX2, which the bundled llama.cpp engine needs; `muster` works here against a server"
             " elsewhere, or set MUSTER_LLAMA_CPP_COMMAND to a llama-server that was built for this machine"
         )
-    if not own_llama_cpp and not _can_be_loaded(libgomp):
+    if not own_llama_cpp and lacks_library(libgomp):
         raise NotSupported(
             f"the bundled llama.cpp engine needs {libgomp}, which is not installed: `apt-get install libgomp1` (elsewhere the"
             " package is called libgomp), or set MUSTER_LLAMA_CPP_COMMAND to a llama-server that does without"
         )
     return Machine(gpu_vendors(pci), docker_socket.exists() or shutil.which("dockerd") is not None)
-
-
-def _can_be_loaded(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def gpu_vendors(pci: Path) -> tuple[str, ...]:

@@ -204,22 +204,17 @@ async def test_a_parameter_that_the_engine_does_not_know_is_named_and_runs_witho
 # -- an engine that takes its time ------------------------------------------------------------------------------------
 
 
-async def test_an_engine_that_makes_no_progress_is_given_up_after_its_start_timeout(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.agent.process.LOADING_AGAIN_SECONDS", 0.3)
+async def test_an_engine_that_makes_no_progress_is_given_up_after_its_start_timeout(stack: Stack) -> None:
     client = await started(stack, **QUICK)
     await client.deploy("chat", backend_parameters=["--healthy-after=60"], start_timeout_seconds=1.5)
     failed = await until_error(client, "start_timeout", seconds=20)
     assert failed["reasons"][0]["numbers"]["after_seconds"] == 1.5
+    assert failed["log_tail"] == ["engine of chat starts"]
     (passed,) = of_type(await facts_of(stack), "DeadlinePassed")[:1]
     assert (passed.envelope.data["state"], passed.envelope.data["deadline_seconds"]) == ("starting", 1.5)
 
 
-async def test_an_engine_that_writes_to_its_log_makes_progress_and_is_given_its_time(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.agent.process.LOADING_AGAIN_SECONDS", 0.3)
+async def test_an_engine_that_writes_to_its_log_makes_progress_and_is_given_its_time(stack: Stack) -> None:
     client = await started(stack, **QUICK)
     await client.deploy("chat", backend_parameters=["--healthy-after=5", "--chatty"], start_timeout_seconds=2)
     await client.until_state("/v2/models/chat", "ready", seconds=30)

@@ -1,13 +1,22 @@
 """What a real engine holds is measured, explained beside what it claims, and claimed by the next one where that is allowed."""
 
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from schemas.facts import ModelPeakMeasured
+from services.agent.adapters.probes.detection import Detector
+from services.agent.adapters.probes.probe import Probed
+from services.agent.adapters.probes.tool import Lookup
+from services.agent.domain.accelerators.reading import GpuProcess, GpuReading
+from services.agent.domain.accelerators.vendors import NVIDIA
 from services.scheduler.domain.peaks import claimed
 from tests.e2e.an_engine import COMMAND
+from tests.services.agent.accelerators.tools import a_machine
 from tests.support.stack import Client, Stack
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 
 async def claims(client: Client) -> list[int]:
@@ -77,3 +86,43 @@ async def test_what_an_engine_held_shortly_before_it_is_stopped_is_told_with_its
     await client.until("/v2/model-instances?model=tinychat", lambda found: not found["items"])
 
     assert peaks_in(await client.get("/v2/models/tinychat/timeline"))[-1]["peak_ram"] > 200_000_000
+
+
+@dataclass
+class OneGpu:
+    """A probe that tells of one GPU, on which every engine of a worker holds as much as the test says."""
+
+    stack: Stack
+    held: int = GIB
+    vendor = NVIDIA
+
+    def read(self, lookup: Lookup) -> Probed:
+        del lookup
+        processes = tuple(GpuProcess(pid, self.held) for pid in self.stack.engines().values())
+        gpu = GpuReading("nvidia", "cuda", 0, "NVIDIA Test", memory_total_bytes=8 * GIB, processes=processes)
+        return Probed((gpu,))
+
+    def close(self) -> None: ...
+
+
+async def test_what_an_engine_holds_of_its_gpu_is_told_and_explained(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = OneGpu(stack)
+    sysfs = a_machine(stack.directory / "sys", NVIDIA)
+    monkeypatch.setattr("services.agent.process.Detector", lambda: Detector(sysfs=sysfs, probes=[probe]))
+    await stack.start_all(llama_cpp_command=COMMAND)
+    client = stack.client()
+    await client.deploy("tinychat", gpu_selector={"gpu_ids": ["worker-0:cuda:0"]})
+    await client.until_state("/v2/models/tinychat", "ready")
+
+    def vram_in(timeline: dict[str, Any]) -> list[int]:
+        return [each["peak_vram"] for each in peaks_in(timeline) if each["peak_vram"] is not None]
+
+    timeline = await client.until("/v2/models/tinychat/timeline", lambda found: bool(vram_in(found)), seconds=60)
+    assert vram_in(timeline) == [GIB]
+    probe.held = 2 * GIB
+    timeline = await client.until("/v2/models/tinychat/timeline", lambda found: len(vram_in(found)) > 1, seconds=60)
+    assert vram_in(timeline) == [GIB, 2 * GIB]
+    (measured,) = (await client.get("/v2/models/tinychat/placement"))["measured"]
+    assert (measured["gpu"], measured["peak_vram"]) == ("NVIDIA Test", 2 * GIB)

@@ -150,7 +150,7 @@ async def test_a_renamed_worker_with_another_address_is_the_same_worker_and_keep
 async def test_an_engine_that_hung_while_its_agent_was_away_is_replaced(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.agent.process.LOADING_AGAIN_SECONDS", 1.0)
+    monkeypatch.setattr("services.agent.domain.health.LOOK_SECONDS", 1.0)
     await stack.start_scheduler(restart_base_seconds=0.2)
     await stack.start_worker(0, **QUICK)
     await stack.start_api()

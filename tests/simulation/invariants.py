@@ -424,7 +424,7 @@ def check_deadlines(ledger: Ledger, decides_since: float, heard: dict[InstanceId
                 allowed = policy.download_stall_seconds
                 since = max(since, heard.get(instance_id, 0.0))
             case "starting":
-                allowed = life.start_timeout
+                allowed = life.start_timeout + policy.start_report_seconds
                 since = max(since, heard.get(instance_id, 0.0))
             case "error" if not life.final:
                 allowed = life.restart_seconds or 0.0

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from kernel.bus import Bus
 from kernel.edge import AGAIN_SECONDS, BEAT_SECONDS, PICTURE_SECONDS, REREAD_SECONDS, Edge
@@ -29,14 +29,18 @@ from schemas.reports import (
     WorkerObserved,
 )
 from services.agent.domain import plan as planning
-from services.agent.domain.runtime import EngineExit, EngineId
-from services.agent.process import LOADING_AGAIN_SECONDS, PROBES_UNTIL_UNHEALTHY, Watched, phase_of_end, why_ended
+from services.agent.domain.health import Health, after, at_first, ill_report
+from services.agent.domain.runtime import Activity, EngineExit, EngineId
+from services.agent.process import Watched, phase_of_end, why_ended
 from services.simulator.domain.dice import draw
 from tests.simulation.clock import VirtualClock, finish
 from tests.simulation.lines import Answer
 
 Temper = Literal["good", "crashes", "hangs"]
 """How an engine behaves once it is started: serves, ends before it serves, never answers."""
+
+
+IDLE: Final = Activity(busy_seconds=0, read_bytes=0, log_mark=0)
 
 
 @dataclass(slots=True)
@@ -63,6 +67,7 @@ class Engine:
     """All workers that run it together; the first leads."""
     peers: tuple["Engine", ...] = ()
     """The members that the leader has joined."""
+    start_timeout_seconds: float = 900.0
     over_since: float | None = None
     """Its attempt has ended, and its agent could know."""
 
@@ -204,21 +209,14 @@ class Role:
         raise NotImplementedError
 
 
-@dataclass(slots=True)
-class Probed:
-    misses: int = 0
-    has_answered: bool = False
-    looked_at: float = 0.0
-
-
 class Agent(Role):
     def __init__(self, machine: "Machine") -> None:
         super().__init__(machine, "agent")
         self._engines: dict[EngineId, Watched] = {}
-        self._probes: dict[EngineId, Probed] = {}
+        self._healths: dict[EngineId, Health] = {}
         for engine in machine.engines.values():
             self._engines[engine.id] = Watched(engine.id, engine.rank, phase="loading", port=engine.port)
-            self._probe(engine.id)
+            self._probe(engine.id, engine.start_timeout_seconds)
         machine.untold = deque(machine.ends)
         machine.stopped.clear()
 
@@ -262,10 +260,10 @@ class Agent(Role):
         watched.port = self.machine.start(engine, instance)
         watched.phase = "loading"
         self._report(watched)
-        self._probe(engine)
+        self._probe(engine, instance.launch.start_timeout_seconds)
 
-    def _probe(self, engine: EngineId) -> None:
-        self._probes[engine] = Probed(looked_at=self.world.clock.seconds)
+    def _probe(self, engine: EngineId, start_timeout_seconds: float) -> None:
+        self._healths[engine] = at_first(self.world.clock.seconds, start_timeout_seconds, IDLE)
 
     def notice(self) -> None:
         """`_watch_exits`, and the end of `_stop`."""
@@ -287,22 +285,18 @@ class Agent(Role):
         machine = self.machine
         for engine in machine.engines.values():
             watched = self._engines.get(engine.id)
-            probed = self._probes.get(engine.id)
-            if watched is None or probed is None or engine.ends_at is not None:
+            before = self._healths.get(engine.id)
+            if watched is None or before is None or engine.ends_at is not None:
                 continue
-            before = watched.phase
-            if engine.serves and not engine.deaf:
-                probed.misses, probed.has_answered = 0, True
-                watched.phase = "healthy"
+            hangs = engine.deaf or engine.temper == "hangs"
+            doing = IDLE if hangs else Activity(busy_seconds=now, read_bytes=0, log_mark=int(now))
+            answer = "well" if engine.serves and not engine.deaf else "late"
+            health = self._healths[engine.id] = after(before, answer, doing, now, now)
+            if answer == "well":
                 watched.peak_ram = machine.peak_of(engine, now)
-            elif probed.has_answered:
-                probed.misses += 1
-                if probed.misses >= PROBES_UNTIL_UNHEALTHY and watched.phase == "healthy":
-                    watched.phase = "unhealthy"
-            elif now - probed.looked_at > LOADING_AGAIN_SECONDS:
-                probed.looked_at = now
-                watched.phase = "unhealthy" if engine.deaf or engine.temper == "hangs" else "loading"
-            if watched.phase != before or watched.has_a_new_peak:
+            changed = (health.phase, health.gave_up) != (watched.phase, before.gave_up)
+            if changed or health.progressed or watched.has_a_new_peak:
+                watched.phase, watched.ill = health.phase, ill_report(health, ())
                 self._report(watched)
 
     def picture(self) -> Report:
@@ -498,6 +492,7 @@ class Machine:
             now + dice.choice((0.2, 0.5, 1.0, 4.0)),
             rank=instance.rank,
             members=tuple(member.worker_id for member in instance.members),
+            start_timeout_seconds=instance.launch.start_timeout_seconds,
         )
         return self._port
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,7 @@ from schemas.reasons import ImageNotPulled as NotPulled
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
+    Activity,
     Container,
     EndedBy,
     EngineCommand,
@@ -71,6 +73,7 @@ DAYS_KEPT: Final = 7
 """… and so long those of instances that are gone."""
 LOG_OPTIONS: Final = {"max-size": "50m", "max-file": "3", "compress": "true"}
 EXIT_LOG_LINES: Final = 100
+LINES_OF_PROGRESS: Final = 20
 AWAY_SECONDS: Final = 0.5
 """Between two tries to reach a Docker Engine that is away."""
 CALL_SECONDS: Final = 60
@@ -243,7 +246,8 @@ class DockerRuntime:
 
     async def list(self) -> tuple[RunningEngine, ...]:
         self._watch()
-        return tuple(_running(found) for found in await self._ours() if found["State"]["Running"])
+        running = await self._ours(ended=False)
+        return tuple(_running(found) for found in running if found["State"]["Running"])
 
     async def exits(self) -> AsyncIterator[EngineExit]:
         self._watch()
@@ -259,11 +263,29 @@ class DockerRuntime:
 
         def work(client: docker.APIClient) -> int | None:
             try:
-                stats = cast("dict[str, Any]", client.stats(name, stream=False))["memory_stats"]
+                stats = cast("dict[str, Any]", client.stats(name, stream=False, one_shot=True))["memory_stats"]
             except (NotFound, KeyError):
                 return None
             cached = stats.get("stats", {}).get("inactive_file", 0)
             return stats.get("max_usage") or max(stats.get("usage", 0) - cached, 0) or None
+
+        return await self._call(work)
+
+    async def activity(self, engine: EngineId) -> Activity | None:
+        """Of all that its control groups count; time in the queue of a processor is not among that, so throttling is added."""
+        name = self._name(engine)
+
+        def work(client: docker.APIClient) -> Activity | None:
+            try:
+                stats = cast("dict[str, Any]", client.stats(name, stream=False, one_shot=True))
+                used = stats["cpu_stats"]["cpu_usage"]["total_usage"]
+            except (APIError, KeyError):
+                return None
+            throttled = stats["cpu_stats"].get("throttling_data", {}).get("throttled_time", 0)
+            blocks = stats.get("blkio_stats", {}).get("io_service_bytes_recursive") or []
+            read = sum(each["value"] for each in blocks if each["op"].lower() == "read")
+            last = "\n".join(_log_tail(client, name, LINES_OF_PROGRESS))
+            return Activity((used + throttled) / 1e9, read, zlib.crc32(last.encode()))
 
         return await self._call(work)
 
@@ -348,11 +370,12 @@ class DockerRuntime:
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
-    async def _ours(self) -> Sequence[dict[str, Any]]:
+    async def _ours(self, *, ended: bool = True) -> Sequence[dict[str, Any]]:
+        """`ended`: those too, of which many are kept for their logs."""
         label = f"{WORKER}={self._worker}"
 
         def work(client: docker.APIClient) -> Sequence[dict[str, Any]]:
-            listed = cast("list[dict[str, Any]]", client.containers(all=True, filters={"label": label}))
+            listed = cast("list[dict[str, Any]]", client.containers(all=ended, filters={"label": label}))
             found = (_inspected(client, each["Id"]) for each in listed if INSTANCE in each["Labels"])
             return [each for each in found if each is not None]
 
@@ -410,14 +433,14 @@ class DockerRuntime:
         if self._client is None:
             self._client = connect(self._base_url)
         else:
-            _knock(self._base_url or os.environ.get("DOCKER_HOST"))
+            knock(self._base_url or os.environ.get("DOCKER_HOST"))
         return work(self._client)
 
 
 def connect(base_url: str | None) -> docker.APIClient:
     """With the engine's own version of the API, as `version="auto"` would, and nothing left open when it is away."""
     base_url = base_url or os.environ.get("DOCKER_HOST")
-    _knock(base_url)
+    knock(base_url)
     probe = docker.APIClient(base_url=base_url, timeout=CALL_SECONDS, version=ANY_VERSION)
     try:
         version = probe.version(api_version=False)["ApiVersion"]
@@ -426,7 +449,7 @@ def connect(base_url: str | None) -> docker.APIClient:
     return docker.APIClient(base_url=base_url, timeout=CALL_SECONDS, version=version)
 
 
-def _knock(base_url: str | None) -> None:
+def knock(base_url: str | None) -> None:
     """Raises ConnectionError. The SDK never closes a Unix socket that was refused."""
     scheme, _, path = str(parse_host(base_url, is_win32=False)).partition("://")
     if scheme == "http+unix":

@@ -1,7 +1,9 @@
 """Engines as processes of this machine. Linux: ends are noticed through pidfds (`man 2 pidfd_open`).
 
 `<directory>/<instance>/<attempt>.log` is what an engine wrote, `<attempt>.json` the record by which the next agent adopts it.
-An engine leads a session of its own and is not tied to the agent's life; the group that it leads ends with it.
+An engine leads a session of its own and is not tied to the agent's life; the group that it leads ends with it. What it may hold is
+bounded where the agent may make control groups (`control_groups.py`). No resource limit takes their place: RLIMIT_AS counts what a
+GPU's driver only reserves, RLIMIT_NPROC all processes of the user. Core dumps, as large as an engine, are off unless it wants them.
 """
 
 import asyncio
@@ -9,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,9 +26,11 @@ from pydantic import ValidationError
 from schemas.ids import InstanceId
 from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
 from schemas.value import Instant, Value
+from services.agent.adapters.control_groups import ControlGroups
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
+    Activity,
     Container,
     EndedBy,
     EngineCommand,
@@ -94,7 +99,8 @@ class _Engine:
 class LocalProcessRuntime:
     """A ContainerRuntime without containers. It adopts what runs the first time it is asked anything."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, groups: ControlGroups | None = None) -> None:
+        self._groups = groups or ControlGroups()
         self._directory = directory.absolute()
         self._engines: dict[EngineId, _Engine] | None = None
         self._exits: asyncio.Queue[EngineExit] = asyncio.Queue()
@@ -147,6 +153,12 @@ class LocalProcessRuntime:
         if known is None:
             return None
         return await asyncio.to_thread(_peak_ram, known.pid, known.start_ticks)
+
+    async def activity(self, engine: EngineId) -> Activity | None:
+        known = self._known().get(engine)
+        if known is None:
+            return None
+        return await asyncio.to_thread(_activity, known.pid, known.start_ticks, self._path(engine, "log"))
 
     async def close(self) -> None:
         for engine in (self._engines or {}).values():
@@ -217,10 +229,17 @@ class LocalProcessRuntime:
         if not self._watch(engine, record, pid):
             self._path(engine, "json").unlink(missing_ok=True)
             raise EngineNotStarted((EngineExited(exit_code=None),), "somebody else waited for its end")
+        self._bound(engine, command, pid)
         watched = self._known()[engine]
         with contextlib.suppress(OSError):  # the disk is full: an agent that adopts it goes by the mark
             self._write(engine, watched.record)
         return watched.running
+
+    def _bound(self, engine: EngineId, command: EngineCommand, pid: int) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            _, most = resource.prlimit(pid, resource.RLIMIT_CORE)
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, most))
+        self._groups.enter(engine, command.bounds, lambda: [pid, *_members(pid)])
 
     def _watch(self, engine: EngineId, record: _Record, pid: int) -> bool:
         """False when there is no such process, or a later one with its number."""
@@ -249,6 +268,7 @@ class LocalProcessRuntime:
         await _until_gone(engine, engine.grace_ends - asyncio.get_running_loop().time())
         _signal_group(engine, signal.SIGKILL)
         await _until_gone(engine, REST_SECONDS)
+        self._groups.kill(engine.id)
         exit_code, number = _how_it_ended(engine.pidfd)
         self._known().pop(engine.id)
         os.close(engine.pidfd)
@@ -256,6 +276,9 @@ class LocalProcessRuntime:
         engine.gone.set()
 
     def _ended(self, engine: EngineId, record: _Record) -> None:
+        if record.ended_by == "itself" and self._groups.was_out_of_memory(engine):
+            record = record.model_copy(update={"ended_by": "memory"})
+        self._groups.remove(engine)
         with contextlib.suppress(OSError):  # a full disk: the next agent finds out by itself, without the exit code
             self._write(engine, record.model_copy(update={"ended": True}))
         log = _tail(self._path(engine, "log"), EXIT_LOG_LINES)
@@ -372,13 +395,55 @@ def _process(pid: int) -> _Process | None:
     return _Process(state=fields[0].decode(), group=int(fields[2]), session=int(fields[3]), start_ticks=int(fields[19]))
 
 
-def _peak_ram(pid: int, start_ticks: int) -> int | None:
-    """Of the session that this process leads: what it has started is in it, whatever groups that made."""
+def _session(pid: int, start_ticks: int) -> list[int]:
+    """All processes of the session that this one leads: what it has started is in it, whatever groups that made."""
     leader = _process(pid)
     if leader is None or leader.start_ticks != start_ticks:
+        return []
+    return _members(pid)
+
+
+def _members(session: int) -> list[int]:
+    return [pid for pid, process in _processes() if process.session == session]
+
+
+def _peak_ram(pid: int, start_ticks: int) -> int | None:
+    return sum(map(_high_water_mark, _session(pid, start_ticks))) or None
+
+
+def _activity(pid: int, start_ticks: int, log: Path) -> Activity | None:
+    session = _session(pid, start_ticks)
+    if not session:
         return None
-    sizes = (_high_water_mark(each) for each, process in _processes() if process.session == pid)
-    return sum(sizes) or None
+    return Activity(sum(map(_busy_seconds, session)), sum(map(_read_bytes, session)), _size(log))
+
+
+def _busy_seconds(pid: int) -> float:
+    """On a processor and in its queue, all threads that live: /proc/<pid>/task/*/schedstat (`sched-stats.rst` of Linux)."""
+    nanoseconds = 0
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                ran, waited, _ = (thread / "schedstat").read_text(encoding="ascii").split()
+                nanoseconds += int(ran) + int(waited)
+    return nanoseconds / 1e9
+
+
+def _read_bytes(pid: int) -> int:
+    """From files and disks: what `read` gave, and what was paged in (`man 5 proc_pid_io`). 0: it has ended, or is not ours."""
+    try:
+        counters = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    told = dict(line.split(": ") for line in counters.splitlines())
+    return int(told.get("rchar", 0)) + int(told.get("read_bytes", 0))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _high_water_mark(pid: int) -> int:

@@ -79,6 +79,15 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of an engine that is a process."""
+
+    memory_bytes: int | None = None
+    """RAM, of all that it starts together."""
+    pids: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
 class EngineCommand:
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -90,6 +99,8 @@ class EngineCommand:
     port: int
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """Absolute path on the host → text: written before it starts, for its own user only (mode 0600)."""
+    bounds: Bounds = Bounds()
+    """Of a process; a container has its own."""
     container: Container | None = None
     """None: a process of this machine."""
 
@@ -114,7 +125,18 @@ class RunningEngine:
 
 
 EndedBy = Literal["itself", "a_stop", "memory", "the_machine"]
-"""`memory`: killed since its container held more than it may. `the_machine`: it was running when that was started anew."""
+"""`memory`: killed since it held more than it may. `the_machine`: it was running when that was started anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What an engine's processes have done so far, to be compared with what they had done before."""
+
+    busy_seconds: float
+    """On a processor, or waiting for one: a machine that is too busy to run it is no fault of an engine."""
+    read_bytes: int
+    log_mark: int
+    """Another one after it wrote something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +220,10 @@ class ContainerRuntime(Protocol):
 
         An upper bound: each process counts with its own highest moment, and with the pages that it shares.
         """
+        ...
+
+    async def activity(self, engine: EngineId) -> Activity | None:
+        """What it does, or fails to do; None: not known (any more)."""
         ...
 
     async def close(self) -> None:

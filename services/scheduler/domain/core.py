@@ -783,10 +783,13 @@ class Core:
                     self._is_there(instance, placement, worker_id)
                     self._progressed(instance.id)
             case "unhealthy":
-                if _running(instance) is not None:
-                    self._fail(
-                        instance, worker_id, (EngineUnhealthy(worker_id=worker_id),), seen=seen, engine_gone=False
-                    )
+                if _running(instance) is not None or seen.reasons:
+                    reasons = seen.reasons or (EngineUnhealthy(worker_id=worker_id),)
+                    if isinstance(late := reasons[0], StartTimeout) and isinstance(instance.state, Starting):
+                        self._passed(
+                            instance, "starting", late.after_seconds, late.model_copy(update={"worker_id": worker_id})
+                        )
+                    self._fail(instance, worker_id, reasons, seen=seen, engine_gone=False)
                 else:  # its start was not heard of
                     self._is_there(instance, placement, worker_id)
             case "exited":

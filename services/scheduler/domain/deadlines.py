@@ -33,7 +33,7 @@ def seconds_in(instance: Instance, policy: Policy) -> float | None:
         case Downloading():
             return policy.download_stall_seconds
         case Starting(placement=placement):
-            return placement.launch.start_timeout_seconds
+            return placement.launch.start_timeout_seconds + policy.start_report_seconds
         case Failed(restart_in_seconds=delay):
             return delay
         case Unreachable(evictable=evictable):

@@ -12,6 +12,8 @@ class Policy:
     accept_seconds: float = 15.0
     """A worker takes up an assignment within this time, else it is given to another."""
     download_stall_seconds: float = 60.0
+    start_report_seconds: float = 5.0
+    """So long after an engine's start timeout its agent's word is waited for: it says the same, with the engine's last lines."""
     stop_repeat_seconds: float = 15.0
     drain_seconds: float = 60.0
     """So long an instance that is replaced, drained or scaled down may finish its requests; 0: it is stopped at once."""

@@ -18,6 +18,7 @@ from services.agent.domain.diagnosis import diagnose
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.engines.start import Start
 from services.agent.domain.engines.together import with_beside
+from services.agent.domain.health import worked
 from services.agent.domain.runtime import ContainerRuntime, EngineCommand, EngineExit, EngineId, EngineNotStarted
 from tests.services.agent.engines import (
     GUARD_SECONDS,
@@ -405,3 +406,32 @@ async def test_what_runs_beside_an_engine_has_its_environment_writes_to_its_log_
         ended = await next_exit(runtime)
     assert (ended.exit_code, ended.ended_by) == (7, "itself")
     assert ended.log_tail == ("helper 1",)
+
+
+async def test_what_an_engine_does_is_seen_and_what_it_fails_to_do(agents: Agents, runtime: ContainerRuntime) -> None:
+    del agents
+    script = """
+import sys, time
+print("works", flush=True)
+ends = time.monotonic() + 1.0
+while time.monotonic() < ends:
+    pass
+print("sleeps", flush=True)
+time.sleep(600)
+"""
+    await runtime.start(an_id(), a_script(script), {})
+    await log_of(runtime, an_id(), lines=1)
+    first = await runtime.activity(an_id())
+    await log_of(runtime, an_id(), lines=2)
+    await asyncio.sleep(0.5)
+    then = await runtime.activity(an_id())
+    await asyncio.sleep(1.0)
+    last = await runtime.activity(an_id())
+    assert first is not None
+    assert then is not None
+    assert last is not None
+    assert worked(first, then, 1.0)
+    assert then.busy_seconds > first.busy_seconds
+    assert then.log_mark != first.log_mark
+    assert not worked(then, last, 1.0)
+    assert await runtime.activity(an_id(2)) is None

@@ -11,11 +11,11 @@ from typing import Final
 from schemas.models import Gpu
 from services.agent.adapters.probes import amd, ascend, cambricon, hygon, iluvatar, metax, moore_threads, t_head
 from services.agent.adapters.probes.nvidia import NvmlProbe
-from services.agent.adapters.probes.owners import pids_of_engines
+from services.agent.adapters.probes.owners import engines_of, pids_of_engines
 from services.agent.adapters.probes.presence import present
 from services.agent.adapters.probes.probe import GpuProbe, Probed
 from services.agent.adapters.probes.tool import Lookup, find_tool
-from services.agent.domain.accelerators.gpus import GpuKey, gpus, steady
+from services.agent.domain.accelerators.gpus import GpuKey, gpus, held_by_engines, steady
 from services.agent.domain.accelerators.reading import GpuReading, Problem
 from services.agent.domain.accelerators.rhythm import RETRY_SECONDS, after_failures, rest_seconds
 
@@ -106,6 +106,18 @@ class Detector:
         with self._looking:
             self._gpus = steady(self._gpus, self._reported(tuple(handles)))
             return self._gpus
+
+    @property
+    def tells_processes(self) -> bool:
+        """Somebody told which processes use a GPU."""
+        return any(reading.processes for seen in self._seen for reading in seen.last.readings)
+
+    def held(self, handles: Iterable[int | str]) -> dict[int | str, dict[GpuKey, int]]:
+        """Handle → GPU → bytes, as the last answers say: nobody is asked. Engines of which no tool tells are left out."""
+        with self._looking:
+            readings = [reading for seen in self._seen for reading in seen.last.readings]
+        using = {process.pid for reading in readings for process in reading.processes or ()}
+        return held_by_engines(readings, engines_of(using, handles))
 
     def close(self) -> None:
         for seen in self._seen:

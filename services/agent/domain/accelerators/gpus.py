@@ -88,6 +88,20 @@ def used_by_others(reading: GpuReading, ours: AbstractSet[int], idle_bytes: int 
     return max(0, used - held)
 
 
+def held_by_engines(
+    readings: Iterable[GpuReading], engines: Mapping[int, int | str]
+) -> dict[int | str, dict[GpuKey, int]]:
+    """Bytes that each engine's processes hold of each GPU. `engines`: PID → handle. What no tool tells is left out."""
+    held: dict[int | str, dict[GpuKey, int]] = {}
+    for reading in readings:
+        for process in reading.processes or ():
+            handle = engines.get(process.pid)
+            if handle is not None and process.memory_bytes:
+                of_engine, key = held.setdefault(handle, {}), (reading.type, reading.index)
+                of_engine[key] = of_engine.get(key, 0) + process.memory_bytes
+    return held
+
+
 def steady(known: tuple[Gpu, ...], now: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """`now`, but for changes of others' memory that are no news."""
     before = {(gpu.type, gpu.index): gpu.memory_used_by_others for gpu in known}

@@ -5,7 +5,7 @@ from typing import Final
 
 from services.agent.domain.accelerators.reading import GpuReading, Problem
 
-SHORTEST_SECONDS: Final = 5.0
+SHORTEST_SECONDS: Final = 2.5
 LONGEST_SECONDS: Final = 300.0
 SHARE_OF_A_CORE: Final = 0.005
 """What asking may cost over time: half of what an idle agent may use."""
@@ -15,7 +15,7 @@ FAILURES_UNTIL_UNHEALTHY: Final = 3
 
 
 def rest_seconds(cpu_seconds: float) -> float:
-    """Until a vendor is asked again whose answer cost so much: NVML 5 s, `amd-smi` (a Python program) minutes."""
+    """Until a vendor is asked again whose answer cost so much: NVML seconds, `amd-smi` (a Python program) minutes."""
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, cpu_seconds / SHARE_OF_A_CORE))
 
 

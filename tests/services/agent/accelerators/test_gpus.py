@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from schemas.models import Gpu, GpuNetwork
 from services.agent.domain.accelerators.answers import islands, linked_pairs
-from services.agent.domain.accelerators.gpus import STEADY_BYTES, each_once, gpus, steady, used_by_others
+from services.agent.domain.accelerators.gpus import (
+    STEADY_BYTES,
+    each_once,
+    gpus,
+    held_by_engines,
+    steady,
+    used_by_others,
+)
 from services.agent.domain.accelerators.reading import BadOutput, GpuProcess, GpuReading, Problem, RocePort
 from services.agent.domain.accelerators.rhythm import after_failures, rest_seconds
 from tests.services.agent.accelerators.recordings import PARSERS, read
@@ -126,7 +133,7 @@ def test_a_matrix_of_two_is_read_though_its_heading_looks_like_a_line() -> None:
 
 
 def test_who_costs_more_is_asked_less_often() -> None:
-    assert [rest_seconds(cost) for cost in (0.0, 0.01, 0.1, 1.0, 60.0)] == [5.0, 5.0, 20.0, 200.0, 300.0]
+    assert [rest_seconds(cost) for cost in (0.0, 0.01, 0.1, 1.0, 60.0)] == [2.5, 2.5, 20.0, 200.0, 300.0]
 
 
 def test_gpus_whose_tool_goes_on_failing_are_unhealthy_and_do_not_vanish() -> None:
@@ -135,3 +142,12 @@ def test_gpus_whose_tool_goes_on_failing_are_unhealthy_and_do_not_vanish() -> No
     assert after_failures((A_GPU,), 3, problems) == (replace(A_GPU, unhealthy="NVML: no answer within 15 s"),)
     lost = replace(A_GPU, unhealthy="GPU is lost")
     assert after_failures((lost,), 3, problems) == (lost,)
+
+
+def test_what_engines_hold_is_added_up_for_each_gpu_and_others_are_left_out() -> None:
+    first = held_by((1, 20 * GIB), (2, 25 * GIB), (3, 4 * GIB), (4, None))
+    second = replace(held_by((1, GIB)), index=1)
+    silent = replace(A_GPU, index=2)
+    assert held_by_engines([first, second, silent], {1: 100, 2: 100, 4: "container"}) == {
+        100: {("cuda", 0): 45 * GIB, ("cuda", 1): GIB}
+    }

@@ -2,7 +2,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from services.agent.adapters.probes.owners import pids_of_engines
+from services.agent.adapters.probes.owners import engines_of, pids_of_engines
 
 CONTAINER = "3f0c9a" * 10 + "3f0c"
 
@@ -20,6 +20,7 @@ def test_processes_are_told_by_their_session_or_by_their_container(tmp_path: Pat
     a_process(tmp_path, 30, session=30)
     assert pids_of_engines([10, 11, 20, 30, 40], [10, CONTAINER], tmp_path) == {10, 11, 20}
     assert pids_of_engines([10, 11, 20, 30, 40], [], tmp_path) == set()
+    assert engines_of([10, 11, 20, 30, 40], [10, CONTAINER], tmp_path) == {10: 10, 11: 10, 20: CONTAINER}
 
 
 def test_a_child_of_an_engine_is_ours_as_the_kernel_tells_it() -> None:
