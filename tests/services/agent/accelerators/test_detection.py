@@ -239,7 +239,7 @@ def a_detector(sysfs: Path, clock: Clock, *probes: Scripted, patience_seconds: f
     )
 
 
-def test_who_answers_cheaply_is_asked_each_five_seconds_and_who_costs_more_less_often(
+def test_who_answers_cheaply_is_asked_every_few_seconds_and_who_costs_more_less_often(
     nvidia: Path, clock: Clock
 ) -> None:
     cheap, dear = Scripted(Probed((A_GPU,), cpu_seconds=0.001)), Scripted(Probed((A_GPU,), cpu_seconds=1.0), vendor=AMD)
@@ -248,7 +248,7 @@ def test_who_answers_cheaply_is_asked_each_five_seconds_and_who_costs_more_less_
     for _ in range(201):
         detector.look()
         clock.now += 1
-    assert (cheap.asked, dear.asked) == (41, 2)
+    assert (cheap.asked, dear.asked) == (67, 2)  # a look each second: every third
 
 
 def test_a_driver_that_hangs_does_not_keep_the_agent_waiting(nvidia: Path, clock: Clock) -> None:
