@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 
 from kernel.settings import ServiceSettings
 
+SEGMENT_BYTES = 16 * 1024 * 1024
 BUILT_IN_LLAMA_CPP = f"{sys.executable} -m services.agent.adapters.llama_cpp_server"
 
 
@@ -34,6 +35,8 @@ class AgentSettings(ServiceSettings):
     """Where the Docker Engine answers, `unix:///var/run/docker.sock`; as DOCKER_HOST says when not given."""
     gpu_handover: Literal["hook", "cdi", "nodes"] = "hook"
     """How a container gets its GPUs: by the vendor's container toolkit, by CDI, or as device nodes."""
+    engine_log_segment_bytes: Annotated[int, Field(ge=4096)] = SEGMENT_BYTES
+    """The log of an engine that runs as a process is compressed when it has grown by this; four such segments are kept."""
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0
