@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Text:
 
 
 @asynccontextmanager
-async def followed(client: Client, path: str) -> AsyncIterator[Text]:
+async def followed(client: Client, path: str) -> AsyncGenerator[Text]:
     url = f"{client.url}{path}{'&' if '?' in path else '?'}follow=true"
     async with client.session.get(url, timeout=aiohttp.ClientTimeout(total=None)) as answer:
         assert answer.status == 200, await answer.text()
@@ -187,12 +187,12 @@ async def test_a_reader_that_vanishes_or_stands_still_is_asked_for_no_more(stack
 
 
 @asynccontextmanager
-async def a_plain_reader(client: Client, path: str) -> AsyncIterator[asyncio.StreamReader]:
+async def a_plain_reader(client: Client, path: str) -> AsyncGenerator[asyncio.StreamReader]:
     """Without the buffers of an HTTP client."""
     port = int(client.url.rpartition(":")[2])
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    narrow.setblocking(False)
+    narrow.setblocking(False)  # noqa: FBT003 - the name that the socket gives it
     await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", port))
     reader, writer = await asyncio.open_connection(sock=narrow, limit=4096)
     try:

@@ -71,7 +71,8 @@ LOGS_KEPT: Final = 5
 DAYS_KEPT: Final = 7
 """… and so long those of instances that are gone."""
 LOG_OPTIONS: Final = {"max-size": "50m", "max-file": "3", "compress": "true"}
-EXIT_LOG_LINES: Final = 100
+EXIT_LOG_LINES: Final = 300
+"""In which the reason of an end is looked for: vLLM writes a hundred lines of tracebacks after it."""
 PART_BYTES: Final = 256 * 1024
 """Of one part of a log: an answer must fit into a message of the bus."""
 AWAY_SECONDS: Final = 0.5

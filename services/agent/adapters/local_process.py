@@ -27,6 +27,7 @@ from schemas.ids import InstanceId
 from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
 from schemas.value import Instant, Value
 from services.agent.adapters.kept_log import KeptLog
+from services.agent.adapters.oom_killer import killed_for_memory
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.runtime import (
     Container,
@@ -52,7 +53,8 @@ FORMER_LOG_BYTES: Final = 1024 * 1024
 SEGMENTS_KEPT: Final = 4
 ROTATE_SECONDS: Final = 1.0
 """Between two looks at how much the engines have written."""
-EXIT_LOG_LINES: Final = 100
+EXIT_LOG_LINES: Final = 300
+"""In which the reason of an end is looked for: vLLM writes a hundred lines of tracebacks after it."""
 REST_SECONDS: Final = 5.0
 """How long the end of an engine waits for killed children that the kernel can't let go (of a GPU, say) before it is told."""
 
@@ -275,9 +277,13 @@ class LocalProcessRuntime:
         _signal_group(engine, signal.SIGKILL)
         await _until_gone(engine, REST_SECONDS)
         exit_code, number = _how_it_ended(engine.pidfd)
+        record = engine.record.model_copy(update={"exit_code": exit_code, "signal": number})
+        was_killed = exit_code is None and number in (signal.SIGKILL, None)  # None: an adopted one, say
+        if was_killed and await asyncio.to_thread(killed_for_memory, engine.pid, engine.start_ticks):
+            record = record.model_copy(update={"ended_by": "memory"})
         self._known().pop(engine.id)
         os.close(engine.pidfd)
-        self._ended(engine.id, engine.record.model_copy(update={"exit_code": exit_code, "signal": number}))
+        self._ended(engine.id, record)
         engine.gone.set()
 
     def _ended(self, engine: EngineId, record: _Record) -> None:

@@ -133,7 +133,7 @@ class Logs:
         """The last lines of these services, by time. Raises Unavailable when none of them answers."""
         asked = (self._ask_service(worker_id, each, TailService(lines=lines)) for each in services)
         parts = zip(services, await asyncio.gather(*asked, return_exceptions=True), strict=True)
-        answers = {service: part for service, part in parts if isinstance(part, ServiceLines)}
+        answers: dict[Service, ServiceLines] = {each: part for each, part in parts if isinstance(part, ServiceLines)}
         if not answers:
             raise Unavailable(f"neither {' nor '.join(services)} of this worker answers")
         told = sorted(
