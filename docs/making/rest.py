@@ -10,8 +10,9 @@ from kernel.bus import Bus
 from kernel.projections.marks import HighWater
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.proxy import Gateway
-from services.api.adapters.http import events, resources
+from services.api.adapters.http import events, logs, resources
 from services.api.adapters.http.app import make_app
+from services.api.adapters.logs import Logs
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
 from services.api.domain.routing import Routes
@@ -32,7 +33,11 @@ def document() -> dict[str, Any]:
 async def _ask() -> dict[str, Any]:
     reader, writer, feed, bus = cast("Reader", None), cast("Writer", None), cast("Feed", None), cast("Bus", None)
     high_water = HighWater()
-    routers = [resources.make_router(reader, writer, high_water, bus), events.make_router(feed, high_water)]
+    routers = [
+        resources.make_router(reader, writer, high_water, bus),
+        logs.make_router(reader, Logs(reader, bus)),
+        events.make_router(feed, high_water),
+    ]
     app: Any = make_app(ApiSettings(api_key=SecretStr(KEY)), routers, Gateway(Routes(), reader), _is_ready)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://docs") as client:
         answer = await client.get("/v2/openapi.json", headers={"authorization": f"Bearer {KEY}"})

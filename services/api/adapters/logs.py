@@ -139,7 +139,7 @@ class Logs:
         told = sorted(
             (line.at, _service_line(service, line)) for service, part in answers.items() for line in part.lines
         )
-        places = {service: part.after for service, part in answers.items()}
+        places: dict[Service, str] = {service: part.after for service, part in answers.items()}
         return WorkerLog(worker_id, tuple(text for _, text in told[-lines:]), places)
 
     async def follow_worker(self, log: "WorkerLog", services: tuple[Service, ...], gone: Gone) -> AsyncIterator[bytes]:

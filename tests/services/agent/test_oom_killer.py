@@ -1,4 +1,4 @@
-"""What the kernel's log says of a process that was killed. Recorded from Linux 6.18.44-fc-v657 in November 2026."""
+"""What the kernel's log says of a process that was killed. Recorded from Linux 6.18 in November 2026."""
 
 import os
 from pathlib import Path
