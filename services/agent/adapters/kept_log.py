@@ -78,7 +78,7 @@ class KeptLog:
         taken = _whole_lines(data, lines, ended=ended)
         text = data[:taken].decode(errors="replace")
         end = Place(begin.byte + taken, begin.line + data.count(b"\n", 0, taken))
-        return LogPart(shown(text), str(end), skipped=begin.line - place.line)
+        return LogPart(shown(text), str(end), skipped=max(0, begin.line - place.line))
 
     def rotate(self) -> None:
         """Compresses what is old, one segment after the other. Raises OSError."""
@@ -123,13 +123,16 @@ class KeptLog:
 
     def _before_last(self, lines: int) -> Place:
         """Raises OSError."""
-        begin = self._begin()
-        with self.path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            from_ = max(begin.byte, end - READ_BYTES)
-            file.seek(begin.byte)
-            counted = sum(chunk.count(b"\n") for chunk in _chunks(file, from_ - begin.byte))
-            data = file.read(READ_BYTES)
+        while True:
+            begin = self._begin()
+            with self.path.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                from_ = max(begin.byte, end - READ_BYTES)
+                file.seek(begin.byte)
+                counted = sum(chunk.count(b"\n") for chunk in _chunks(file, from_ - begin.byte))
+                data = file.read(READ_BYTES)
+            if self._begin() == begin:  # else some of it was cut off while its lines were counted
+                break
         at = data.rfind(b"\n")
         for _ in range(lines):
             at = data.rfind(b"\n", 0, max(at, 0))

@@ -136,11 +136,10 @@ class Logs:
         answers: dict[Service, ServiceLines] = {each: part for each, part in parts if isinstance(part, ServiceLines)}
         if not answers:
             raise Unavailable(f"neither {' nor '.join(services)} of this worker answers")
-        told = sorted(
-            (line.at, _service_line(service, line)) for service, part in answers.items() for line in part.lines
-        )
+        told = [(line, service) for service, part in answers.items() for line in part.lines]
+        told.sort(key=lambda each: each[0].at)  # lines of one moment stay in order: a traceback is many of them
         places: dict[Service, str] = {service: part.after for service, part in answers.items()}
-        return WorkerLog(worker_id, tuple(text for _, text in told[-lines:]), places)
+        return WorkerLog(worker_id, tuple(_service_line(service, line) for line, service in told[-lines:]), places)
 
     async def follow_worker(self, log: "WorkerLog", services: tuple[Service, ...], gone: Gone) -> AsyncIterator[bytes]:
         """One after the other, without waiting at one that has nothing to say; both answer from memory."""

@@ -133,6 +133,20 @@ def test_an_agent_that_dies_before_the_space_is_given_back_has_lost_nothing(
     assert lines == numbered(skipped, 30_000).splitlines()
 
 
+def test_what_is_cut_off_between_two_looks_is_not_read_as_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, look = a_log(tmp_path, numbered(0, 15_000)), KeptLog._from_segments
+
+    def then_cut(self: KeptLog, place: Place) -> tuple[Place, bytes]:
+        found = look(self, place)
+        self.rotate()
+        return found
+
+    monkeypatch.setattr(KeptLog, "_from_segments", then_cut)
+    assert everything(log)[0] == numbered(0, 15_000).splitlines()
+
+
 def test_the_line_that_is_being_written_is_told_when_it_is_whole_or_its_engine_gone(tmp_path: Path) -> None:
     log = a_log(tmp_path, "one\ntw")
     first = part(log, None)
@@ -185,7 +199,8 @@ def test_of_a_former_attempt_the_end_and_one_segment_stay(tmp_path: Path) -> Non
     log = a_log(tmp_path, numbered(0, 30_000))
     log.rotate()
     log.close(4096)
-    assert len(list(tmp_path.glob("*.gz"))) == 1
+    (segment,) = tmp_path.glob("*.gz")
+    assert gzip.decompress(segment.read_bytes()).endswith(b"\n")
     assert taken_bytes(log) < 2 * SEGMENT
     assert log.tail(1) == ("line 0029999",)
     lines, skipped, _ = everything(log)
