@@ -136,7 +136,9 @@ class Logs:
         answers: dict[Service, ServiceLines] = {each: part for each, part in parts if isinstance(part, ServiceLines)}
         if not answers:
             raise Unavailable(f"neither {' nor '.join(services)} of this worker answers")
-        told = [(line, service) for service, part in answers.items() for line in part.lines]
+        told: list[tuple[ServiceLine, Service]] = [
+            (line, service) for service, part in answers.items() for line in part.lines
+        ]
         told.sort(key=lambda each: each[0].at)  # lines of one moment stay in order: a traceback is many of them
         places: dict[Service, str] = {service: part.after for service, part in answers.items()}
         return WorkerLog(worker_id, tuple(_service_line(service, line) for line, service in told[-lines:]), places)
