@@ -193,10 +193,14 @@ def subscribes(principal: Principal) -> list[str]:
             return [
                 inbox,
                 f"muster.assigned.{principal.worker_id}",
-                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look")),
+                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look", "agent-log")),
             ]
         case "downloader":
-            return [inbox, f"muster.assigned.{principal.worker_id}", f"muster.ask.{principal.worker_id}.inspect"]
+            return [
+                inbox,
+                f"muster.assigned.{principal.worker_id}",
+                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("inspect", "downloader-log")),
+            ]
         case "operator":
             return [">"]
         case "simulator":

@@ -7,7 +7,7 @@ from pydantic import Field
 from schemas.ids import InstanceId
 from schemas.models import ModelWeights, Source
 from schemas.reasons import Reason
-from schemas.value import Value
+from schemas.value import Instant, Value
 
 
 class InspectModel(Value):
@@ -28,15 +28,51 @@ class ModelInspection(Value):
 
 
 class TailLog(Value):
-    """Verb `logs`, answered by the agent: the last lines of an engine's log."""
+    """Verb `logs`, answered by the agent: lines of an engine's log, the last ones or those after a place.
+
+    To follow a log is to ask again with what the answer gave as `after`: the reader sets the pace, and a worker keeps nothing
+    of a reader between two questions.
+    """
 
     instance_id: InstanceId
     attempt: int | None = None
     """None: the newest attempt that the agent knows."""
     lines: Annotated[int, Field(ge=1, le=2000)] = 200
+    follow: bool = False
+    """Whether the answer is to say where it ends."""
+    after: str | None = None
+    """None: the last lines; "": from the beginning; else what the answer before said."""
+    wait_seconds: Annotated[float, Field(ge=0, le=20)] = 0.0
+    """So long an answer may wait for a line; a log that has ended is answered at once."""
 
 
 class LogLines(Value):
     found: bool
     attempt: int | None = None
     lines: tuple[str, ...] = ()
+    after: str | None = None
+    """Where the lines end; None: that was not asked."""
+    skipped: int = 0
+    """Lines before the first of these that the reader was too late for: they are kept no more."""
+    ended: bool = False
+    """The engine is gone: nothing will follow these lines."""
+
+
+class TailService(Value):
+    """Verbs `agent-log` and `downloader-log`, answered by the service itself: its own last lines, or those after a place."""
+
+    lines: Annotated[int, Field(ge=1, le=2000)] = 200
+    after: str | None = None
+    """None: the last lines; else what the answer before said."""
+    wait_seconds: Annotated[float, Field(ge=0, le=20)] = 0.0
+
+
+class ServiceLine(Value):
+    at: Instant
+    text: str
+
+
+class ServiceLines(Value):
+    lines: tuple[ServiceLine, ...]
+    after: str
+    skipped: int = 0

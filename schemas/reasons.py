@@ -813,7 +813,9 @@ class EngineExited(ReasonBase):
 
 
 class EngineKilled(ReasonBase):
-    """The engine's process was ended by a signal from outside."""
+    """The engine's process was ended by a signal: by hand, or (SIGSEGV, SIGABRT) by a fault of its own. SIGKILL without the kernel's
+    word that memory ran out (that would be `out_of_memory`) was somebody's.
+    """
 
     code: Literal["engine_killed"] = "engine_killed"
     who: ClassVar[Who] = "operator"
@@ -937,7 +939,9 @@ class PortInUse(ReasonBase):
 
 
 class OutOfMemory(ReasonBase):
-    """The engine could not get the memory it needed."""
+    """The engine could not get the memory (RAM) it needed, or the kernel ended it for want of memory. Take a shorter context, a
+    smaller model, or a worker with more memory.
+    """
 
     code: Literal["out_of_memory"] = "out_of_memory"
     who: ClassVar[Who] = "author"
@@ -966,6 +970,254 @@ class UnknownParameter(ReasonBase):
 
     def sentence(self) -> str:
         return f"the engine does not know the parameter {self.parameter}"
+
+
+class GpuOutOfMemory(ReasonBase):
+    """The engine asked a GPU for more memory than it had left. Take a shorter context (`--max-model-len`, `--ctx-size`), fewer
+    sequences at a time, a smaller share for the cache, a quantised model, or more GPUs.
+    """
+
+    code: Literal["gpu_out_of_memory"] = "gpu_out_of_memory"
+    who: ClassVar[Who] = "author"
+    wanted_bytes: Bytes | None = None
+    """Of the allocation that failed, where the engine says so."""
+
+    def sentence(self) -> str:
+        wanted = f" when it asked for {gib(self.wanted_bytes)}" if self.wanted_bytes else ""
+        return f"the engine ran out of GPU memory{wanted}"
+
+
+class GpuMemoryTaken(ReasonBase):
+    """When the engine started, less of a GPU was free than the share that it is to take. End what holds the memory (the engine before
+    it, a process of others), or lower the share.
+    """
+
+    code: Literal["gpu_memory_taken"] = "gpu_memory_taken"
+    who: ClassVar[Who] = "operator"
+    free_bytes: Bytes
+    wanted_bytes: Bytes
+
+    def sentence(self) -> str:
+        return f"the engine was to take {gib(self.wanted_bytes)} of a GPU, and {gib(self.free_bytes)} were free when it started"
+
+
+class KvCacheTooSmall(ReasonBase):
+    """Beside the weights the engine's share of the GPU leaves no room for one sequence of the whole context. Set a shorter
+    `--max-model-len`, or a larger share (`--gpu-memory-utilization`, `--mem-fraction-static`).
+    """
+
+    code: Literal["kv_cache_too_small"] = "kv_cache_too_small"
+    who: ClassVar[Who] = "author"
+    context_tokens: int | None = None
+    fitting_tokens: int | None = None
+    """What the engine says would fit."""
+
+    def sentence(self) -> str:
+        if self.context_tokens is None:
+            return "the weights leave no room for a KV cache in the engine's share of the GPU"
+        fits = f", {self.fitting_tokens} would fit" if self.fitting_tokens else ""
+        return f"the KV cache has no room for a sequence of {self.context_tokens} tokens{fits}"
+
+
+class NoKernelForGpu(ReasonBase):
+    """The engine was built for other GPUs: it has no code for the architecture of this one. Choose a backend version or an image
+    that supports it, or other GPUs.
+    """
+
+    code: Literal["no_kernel_for_gpu"] = "no_kernel_for_gpu"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the engine was not built for GPUs of this architecture"
+
+
+class GpuDriverMissing(ReasonBase):
+    """The engine can't find the library of the GPU's driver. Install the driver; in a container, the vendor's container toolkit."""
+
+    code: Literal["gpu_driver_missing"] = "gpu_driver_missing"
+    who: ClassVar[Who] = "operator"
+    library: str
+
+    def sentence(self) -> str:
+        return f"the library {self.library} of the GPU's driver is not there for the engine"
+
+
+class GpuDriverTooOld(ReasonBase):
+    """The engine needs a newer GPU driver than the worker has. Update the driver, or choose an older backend version."""
+
+    code: Literal["gpu_driver_too_old"] = "gpu_driver_too_old"
+    who: ClassVar[Who] = "operator"
+    found: str | None = None
+    """The newest version of its runtime that the driver can serve, in the engine's words."""
+
+    def sentence(self) -> str:
+        return "the engine needs a newer GPU driver" + (f": this one is for {self.found}" if self.found else "")
+
+
+class QuantizationNotSupported(ReasonBase):
+    """The GPU can't run the model's quantisation. Take a model that is quantised otherwise, or a newer GPU."""
+
+    code: Literal["quantization_not_supported"] = "quantization_not_supported"
+    who: ClassVar[Who] = "author"
+    method: str | None = None
+    needed: str
+    """The least compute capability, as the engine writes it: `80` is 8.0."""
+    found: str
+
+    def sentence(self) -> str:
+        return (
+            f"{self.method or 'the quantisation'} needs compute capability {self.needed}, and the GPU has {self.found}"
+        )
+
+
+class CollectiveTimeout(ReasonBase):
+    """The GPUs of an instance waited for each other in vain (NCCL, HCCL, RCCL). One of its processes hangs or has died, or the
+    network between them does not carry: look at the log of every worker, at interfaces (`NCCL_SOCKET_IFNAME`) and links.
+    """
+
+    code: Literal["collective_timeout"] = "collective_timeout"
+    who: ClassVar[Who] = "operator"
+    library: str
+
+    def sentence(self) -> str:
+        return f"the GPUs of the instance waited for each other in vain ({self.library})"
+
+
+class PeerUnreachable(ReasonBase):
+    """The engine did not find its other processes: the leader's port can't be reached, or somebody did not come. Let the workers
+    reach each other, and look at the logs of the other members.
+    """
+
+    code: Literal["peer_unreachable"] = "peer_unreachable"
+    who: ClassVar[Who] = "operator"
+    address: str | None = None
+
+    def sentence(self) -> str:
+        return f"the engine did not reach {self.address or 'its other processes'}"
+
+
+class SharedMemoryTooSmall(ReasonBase):
+    """The shared memory (/dev/shm) that the engine's processes talk through is full, or too small. Make it larger."""
+
+    code: Literal["shared_memory_too_small"] = "shared_memory_too_small"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the engine ran out of shared memory (/dev/shm)"
+
+
+class LockedMemoryLimited(ReasonBase):
+    """The engine may not lock memory for the network card. Raise the limit (`ulimit -l unlimited`, `LimitMEMLOCK=infinity`)."""
+
+    code: Literal["locked_memory_limited"] = "locked_memory_limited"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the engine may not lock as much memory as the network card needs (ulimit -l)"
+
+
+class TooManyOpenFiles(ReasonBase):
+    """The engine may not open as many files and sockets as it needs. Raise the limit (`ulimit -n`, `LimitNOFILE`)."""
+
+    code: Literal["too_many_open_files"] = "too_many_open_files"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the engine may not open more files (ulimit -n)"
+
+
+class DiskFull(ReasonBase):
+    """The engine could not write: the disk, or the temporary directory, is full. Make room; delete model files that nobody needs."""
+
+    code: Literal["disk_full"] = "disk_full"
+    who: ClassVar[Who] = "operator"
+    path: str | None = None
+
+    def sentence(self) -> str:
+        return "the engine could not write" + (f" {self.path}" if self.path else "") + ": the disk is full"
+
+
+class CpuNotSupported(ReasonBase):
+    """The engine uses instructions that this processor does not have (AVX2, AVX-512, AMX), or that a virtual machine hides.
+    Take a build for it, or another worker.
+    """
+
+    code: Literal["cpu_not_supported"] = "cpu_not_supported"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the engine uses instructions that this processor does not have"
+
+
+class RemoteCodeNotTrusted(ReasonBase):
+    """The model brings Python code of its own, which is run only when its author's word is trusted. Read it, then add
+    `--trust-remote-code`.
+    """
+
+    code: Literal["remote_code_not_trusted"] = "remote_code_not_trusted"
+    who: ClassVar[Who] = "author"
+    model: str | None = None
+
+    def sentence(self) -> str:
+        return f"{self.model or 'the model'} brings code of its own, which --trust-remote-code would let run"
+
+
+class GatedRepository(ReasonBase):
+    """The repository gives its files to those alone who have accepted its terms. Accept them, and give a token."""
+
+    code: Literal["gated_repository"] = "gated_repository"
+    who: ClassVar[Who] = "author"
+    repository: str
+
+    def sentence(self) -> str:
+        return f"{self.repository} is a gated repository: it wants its terms accepted and a token"
+
+
+class ChatTemplateMissing(ReasonBase):
+    """The model says nothing about how a conversation is written down. Give a template (`--chat-template`)."""
+
+    code: Literal["chat_template_missing"] = "chat_template_missing"
+    who: ClassVar[Who] = "author"
+
+    def sentence(self) -> str:
+        return "the model has no chat template"
+
+
+class PackageMissing(ReasonBase):
+    """The engine or the model needs a Python package that is not installed. In a container, name it in `PYPI_PACKAGES_INSTALL`."""
+
+    code: Literal["package_missing"] = "package_missing"
+    who: ClassVar[Who] = "author"
+    package: str
+
+    def sentence(self) -> str:
+        return f"the Python package {self.package} is missing"
+
+
+class PackagesDoNotMatch(ReasonBase):
+    """Two libraries of the engine were built for different versions of each other (torch and torchvision, torch and a kernel
+    library). Take the image as it is published, or install versions that belong together.
+    """
+
+    code: Literal["packages_do_not_match"] = "packages_do_not_match"
+    who: ClassVar[Who] = "operator"
+    detail: str
+
+    def sentence(self) -> str:
+        return f"libraries of the engine do not match: {self.detail}"
+
+
+class ProgramNotExecutable(ReasonBase):
+    """The program that the engine is to be started with may not be executed: it lacks the permission, or lies on a disk mounted
+    `noexec`. `chmod +x` it, or name another entrypoint.
+    """
+
+    code: Literal["program_not_executable"] = "program_not_executable"
+    who: ClassVar[Who] = "author"
+    program: str
+
+    def sentence(self) -> str:
+        return f"{self.program} may not be executed"
 
 
 class NotAccepted(ReasonBase):
@@ -1036,6 +1288,10 @@ Reason = Annotated[
         WorkerShutDown, MachineRestarted, ImageNotFound, ImageNotPulled, ImageForAnotherPlatform, DevicesNotAvailable,
         ContainerNotStarted, EngineExited,
         EngineKilled, EngineVanished, NeedNotAllowed, EngineUnhealthy, EngineNotInstalled, PortInUse, OutOfMemory, UnsupportedModel,
+        GpuOutOfMemory, GpuMemoryTaken, KvCacheTooSmall, NoKernelForGpu, GpuDriverMissing,
+        GpuDriverTooOld, QuantizationNotSupported, CollectiveTimeout, PeerUnreachable, SharedMemoryTooSmall,
+        LockedMemoryLimited, TooManyOpenFiles, DiskFull, CpuNotSupported, RemoteCodeNotTrusted,
+        GatedRepository, ChatTemplateMissing, PackageMissing, PackagesDoNotMatch, ProgramNotExecutable,
         UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, FinishingRequests,
         StopOverdue,
     ],

@@ -8,7 +8,6 @@ muster.requests.<gateway>                            core NATS, not stored: what
 muster.ask.<worker>.<verb>                           core NATS, request and reply
 muster.core.<verb>                                   core NATS, request and reply: questions to who decides
 muster.projected                                     core NATS: the projector's high-water mark
-muster.trail.<worker>.<instance>                     core NATS: log lines of an engine
 
 `<concern>` is the worker that a fact concerns; in the api's facts about what bears a name it is the name, `~<digest>`, so
 that one guard makes names unique; `-` when there is neither.

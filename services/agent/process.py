@@ -25,6 +25,7 @@ from kernel.errors import Unavailable
 from kernel.inbox import make_broker
 from kernel.process import retry_until_connected
 from kernel.settings import BadSettings
+from kernel.trail import Trail, Trailing
 from schemas.asks import LogLines, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
@@ -39,6 +40,7 @@ from services.agent.adapters.engine_keys import EngineKeys, attempt_directory
 from services.agent.adapters.engine_metrics import EngineMetrics
 from services.agent.adapters.inventory import no_gpus, read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
+from services.agent.adapters.log_answers import READERS, LogAnswers
 from services.agent.adapters.ports import free_port
 from services.agent.adapters.probes.detection import Detector
 from services.agent.domain.about import About
@@ -184,7 +186,8 @@ class AgentProcess:
         directory = self._settings.data_dir / "engines"
         if self._settings.runtime == "process":
             parents = [Path(each) for each in self._settings.engine_cgroups.split(",") if each]
-            return LocalProcessRuntime(directory, ControlGroups(parents))
+            bytes_ = self._settings.engine_log_segment_bytes
+            return LocalProcessRuntime(directory, ControlGroups(parents), segment_bytes=bytes_)
         from services.agent.adapters.docker import DockerRuntime  # noqa: PLC0415 - the SDK takes 0.3 s and 29 MB
 
         return DockerRuntime(directory, self.worker_id, base_url=self._settings.docker_host)
@@ -193,6 +196,10 @@ class AgentProcess:
         return self._why_not_ready
 
     async def run(self) -> None:
+        with Trailing(self.name, self._settings) as trail:
+            await self._run(trail)
+
+    async def _run(self, trail: Trail) -> None:
         settings = self._settings.model_copy(update={"nats_nkey_seed": self._seed})
         bus_settings = settings.bus(inbox_prefix=inbox_prefix("agent", self.worker_id))
         buses: list[Bus] = []
@@ -207,6 +214,7 @@ class AgentProcess:
         edge = self._edge = Edge(bus, self.worker_id, "agent", self._clock, state_file, self._picture)
         broker = make_broker(f"agent {self.worker_id} asks", bus_settings)
         self._answer_questions(broker)
+        trail.answer(broker, self.worker_id)
         self._http = aiohttp.ClientSession()
         metrics = self._metrics = EngineMetrics(self._settings.worker_name)
         try:
@@ -543,20 +551,21 @@ class AgentProcess:
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def _answer_questions(self, broker: NatsBroker) -> None:
+        answers = LogAnswers(self._runtime, self._lives)
+
         @broker.subscriber(ask(self.worker_id, "look"), title="look")
         async def look() -> None:  # pyright: ignore[reportUnusedFunction] - the broker calls it
             """Somebody lost sight of this worker: send the complete picture."""
             self._line().want_picture()
 
-        @broker.subscriber(ask(self.worker_id, "logs"), title="logs")
+        @broker.subscriber(ask(self.worker_id, "logs"), title="logs", max_workers=READERS)
         async def tail_log(question: TailLog) -> LogLines:  # pyright: ignore[reportUnusedFunction] - the broker calls it
-            attempts = [e.attempt for e in self._engines if e.instance_id == question.instance_id]
-            attempt = question.attempt or max(attempts, default=0)
-            if not attempt:
-                return LogLines(found=False)
-            lines = await self._runtime.log_tail(EngineId(question.instance_id, attempt), question.lines)
-            found = bool(lines) or attempt in attempts  # one that runs may have written nothing yet
-            return LogLines(found=found, attempt=attempt, lines=lines)
+            known = [e.attempt for e in self._engines if e.instance_id == question.instance_id]
+            return await answers.answer(question, known)
+
+    def _lives(self, engine: EngineId) -> bool:
+        watched = self._engines.get(engine)
+        return watched is not None and watched.ended is None
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 
 from kernel.settings import ServiceSettings
 
+SEGMENT_BYTES = 16 * 1024 * 1024
 BUILT_IN_LLAMA_CPP = f"{sys.executable} -m services.agent.adapters.llama_cpp_server"
 
 
@@ -50,6 +51,8 @@ class AgentSettings(ServiceSettings):
     """
     liveness_inference_seconds: Annotated[float, Field(ge=0)] = 0.0
     """So often a healthy engine is asked for one token; 0: never. It costs a little of every engine's time."""
+    engine_log_segment_bytes: Annotated[int, Field(ge=4096)] = SEGMENT_BYTES
+    """The log of an engine that runs as a process is compressed when it has grown by this; four such segments are kept."""
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0

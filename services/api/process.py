@@ -29,8 +29,9 @@ from services.api.adapters.database import make_engine, raw_connect, wait_until_
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
-from services.api.adapters.http import backends, events, resources
+from services.api.adapters.http import backends, events, logs, resources
 from services.api.adapters.http.app import make_app
+from services.api.adapters.logs import Logs
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
 from services.api.domain.routing import Endpoint, Routes
@@ -106,6 +107,7 @@ class ApiProcess:
         routers = [
             resources.make_router(reader, writer, self.high_water, bus),
             backends.make_router(reader, writer, self.high_water),
+            logs.make_router(reader, Logs(reader, bus)),
             events.make_router(feed, self.high_water),
         ]
 

@@ -152,6 +152,19 @@ class Client:
             time.sleep(RECONNECT_SECONDS[min(attempt, len(RECONNECT_SECONDS) - 1)])
             attempt += 1
 
+    def lines(self, *path: str, **parameters: Any) -> Iterator[str]:
+        """Of a text that is told as it is written; it ends when the server ends it."""
+        try:
+            with self._http.stream(
+                "GET", _address(path), params=parameters, timeout=httpx.Timeout(SECONDS, read=None)
+            ) as answer:
+                if answer.status_code != HTTPStatus.OK:
+                    answer.read()
+                    self._check(answer)
+                yield from parse_lines(answer.iter_bytes())
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
     def _stream(self, position: str | None, types: Sequence[str], *, follow: bool) -> Iterator[Event | Start]:
         try:
             with self._http.stream(
@@ -171,12 +184,8 @@ class Client:
     def _request(
         self, method: str, path: Sequence[str], parameters: Document, body: Document | None = None
     ) -> Document:
-        if not all(path):
-            raise Failed("a name or an id is empty", exit_code=USAGE)
         try:
-            answer = self._http.request(
-                method, "/" + "/".join(quote(part, safe="") for part in path), params=parameters, json=body
-            )
+            answer = self._http.request(method, _address(path), params=parameters, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         self._check(answer)
@@ -239,6 +248,22 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[Event | Start]:
                 yield Event(fields[b"id"].decode(), fields[b"data"].decode())
             elif fields.get(b"", b"").startswith(b"from "):
                 yield Start(fields[b""].removeprefix(b"from ").decode())
+
+
+def parse_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """A line ends with a line feed and nothing else (a text may hold U+2028)."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _address(path: Sequence[str]) -> str:
+    if not all(path):
+        raise Failed("a name or an id is empty", exit_code=USAGE)
+    return "/" + "/".join(quote(part, safe="") for part in path)
 
 
 def as_document(event: Event) -> Document:

@@ -14,6 +14,7 @@ from kernel.edge import Edge
 from kernel.inbox import make_broker
 from kernel.process import retry_until_connected
 from kernel.settings import BadSettings
+from kernel.trail import Trail, Trailing
 from schemas.asks import InspectModel, ModelInspection
 from schemas.assignment import Assigned, AssignedFile
 from schemas.ids import FileId, WorkerId
@@ -45,6 +46,10 @@ class DownloaderProcess:
         return self._why_not_ready
 
     async def run(self) -> None:
+        with Trailing(self.name, self._settings) as trail:
+            await self._run(trail)
+
+    async def _run(self, trail: Trail) -> None:
         seed = self._settings.downloader_nkey_seed or self._settings.nats_nkey_seed
         settings = self._settings.model_copy(update={"nats_nkey_seed": seed})
         bus_settings = settings.bus(inbox_prefix=inbox_prefix("downloader", self.worker_id))
@@ -59,6 +64,7 @@ class DownloaderProcess:
         edge = self._edge = Edge(bus, self.worker_id, "downloader", self._clock, state_file, self._picture)
         broker = make_broker(f"downloader {self.worker_id} asks", bus_settings)
         self._answer_questions(broker)
+        trail.answer(broker, self.worker_id)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks

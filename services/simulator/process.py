@@ -386,7 +386,11 @@ class SimulatorProcess:
         found = seat.worker.log_of(question.instance_id, question.attempt)
         lines = LogLines(found=False)
         if found is not None:
-            lines = LogLines(found=True, attempt=found[0], lines=found[1][-question.lines :])
+            attempt, log_ = found
+            first = max(0, len(log_) - question.lines) if question.after is None else int(question.after or 0)
+            shown = log_[first : first + question.lines]
+            after = str(first + len(shown)) if question.follow else None
+            lines = LogLines(found=True, attempt=attempt, lines=shown, after=after)
         await self._answer(message, lines)
 
     async def _hear_look(self, message: Msg) -> None:

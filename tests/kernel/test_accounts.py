@@ -182,6 +182,8 @@ NOT_FOR_AN_AGENT = (
     "muster.assigned.{own}",
     "muster.ask.{other}.logs",
     "muster.ask.{own}.logs",
+    "muster.ask.{own}.agent-log",
+    "muster.ask.{own}.downloader-log",
     "muster.projected",
     "_INBOX_scheduler.abc.def",
     "_INBOX_{other}_agent.abc.def",
@@ -224,6 +226,10 @@ async def test_what_an_agent_may_not_say_reaches_nobody(
         "muster.ask.{other}.logs",
         "muster.ask.*.logs",
         "muster.ask.{own}.inspect",
+        "muster.ask.{own}.downloader-log",
+        "muster.ask.{other}.agent-log",
+        "muster.ask.*.agent-log",
+        "muster.ask.{own}.*",
         "muster.projected",
         "_INBOX.>",
         "_INBOX_scheduler.>",
@@ -434,7 +440,10 @@ async def test_the_beats_of_a_worker_arrive_in_the_core_and_are_not_stored(
     assert await streams(core) == before
 
 
-@pytest.mark.parametrize(("role", "verb"), [("agent", "logs"), ("downloader", "inspect")])
+@pytest.mark.parametrize(
+    ("role", "verb"),
+    [("agent", "logs"), ("agent", "agent-log"), ("downloader", "inspect"), ("downloader", "downloader-log")],
+)
 @pytest.mark.parametrize("asker", ["api", "scheduler"])
 async def test_a_question_crosses_to_the_worker_and_its_answer_comes_back(
     shared: Stack, services: dict[Role, Bus], own: str, role: Role, verb: str, asker: Role

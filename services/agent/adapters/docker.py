@@ -6,6 +6,7 @@ While the Docker Engine is away, calls wait for it: engines run on (`live-restor
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -40,7 +41,7 @@ from schemas.reasons import (
 from schemas.reasons import ImageNotFound as NoSuchImage
 from schemas.reasons import ImageNotPulled as NotPulled
 from services.agent.adapters.written_files import prepare
-from services.agent.domain.log_lines import last_lines
+from services.agent.domain.log_lines import last_lines, shown
 from services.agent.domain.runtime import (
     Activity,
     Container,
@@ -50,6 +51,7 @@ from services.agent.domain.runtime import (
     EngineId,
     EngineNotStarted,
     ImageNotPulled,
+    LogPart,
     Mount,
     PullProgress,
     RunningEngine,
@@ -72,7 +74,10 @@ LOGS_KEPT: Final = 5
 DAYS_KEPT: Final = 7
 """… and so long those of instances that are gone."""
 LOG_OPTIONS: Final = {"max-size": "50m", "max-file": "3", "compress": "true"}
-EXIT_LOG_LINES: Final = 100
+EXIT_LOG_LINES: Final = 300
+"""In which the reason of an end is looked for: vLLM writes a hundred lines of tracebacks after it."""
+PART_BYTES: Final = 256 * 1024
+"""Of one part of a log: an answer must fit into a message of the bus."""
 LINES_OF_PROGRESS: Final = 20
 AWAY_SECONDS: Final = 0.5
 """Between two tries to reach a Docker Engine that is away."""
@@ -256,6 +261,13 @@ class DockerRuntime:
 
     async def log_tail(self, engine: EngineId, lines: int) -> tuple[str, ...]:
         return await self._call(lambda client: _log_tail(client, self._name(engine), lines))
+
+    async def log_part(self, engine: EngineId, lines: int, after: str | None) -> LogPart | None:
+        return await self._call(lambda client: _log_part(client, self._name(engine), lines, after))
+
+    async def kept_logs(self, instance_id: InstanceId) -> tuple[int, ...]:
+        ours = [_engine_of(found) for found in await self._ours()]
+        return tuple(sorted(each.attempt for each in ours if each.instance_id == instance_id))
 
     async def peak_ram(self, engine: EngineId) -> int | None:
         """Control groups of version 1 keep the peak; of version 2 what is held now is told, and the caller keeps the most."""
@@ -610,6 +622,53 @@ def _log_tail(client: docker.APIClient, name: str, lines: int) -> tuple[str, ...
     except NotFound:
         return ()
     return last_lines(text.decode(errors="replace"), lines)
+
+
+def _log_part(client: docker.APIClient, name: str, lines: int, after: str | None) -> LogPart | None:
+    """The Docker Engine notes when each line was written (nanoseconds): that is a line's name, and the place after it.
+
+    What it dropped when it rotated its own files is not counted: the SDK can't ask for a line by its number.
+    """
+    options: dict[str, Any] = {"tail": lines} if after is None else {"since": _seconds(after)}
+    try:
+        stream = cast("Iterable[bytes]", client.logs(name, timestamps=True, stream=True, follow=False, **options))
+    except NotFound:
+        return None
+    taken: list[str] = []
+    place, size = after or "", 0
+    for stamp, text in _stamped(stream):
+        if after is not None and stamp <= after:
+            continue
+        size += len(text)
+        if len(taken) == lines or size > PART_BYTES:
+            break
+        taken.append(text)
+        place = stamp
+    else:
+        return LogPart(_all_shown(taken), place)
+    with suppress(Exception):  # whatever closing under the hands of the SDK raises: what follows is not read
+        cast("CancellableStream[bytes]", stream).close()
+    return LogPart(_all_shown(taken), place)
+
+
+def _all_shown(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(line for text in lines for line in shown(text + "\n"))
+
+
+def _stamped(stream: Iterable[bytes]) -> Iterable[tuple[str, str]]:
+    """When and what; a line without an end comes last, when its container is gone."""
+    rest = b""
+    for chunk in itertools.chain(stream, (b"\n",)):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            stamp, _, text = line.partition(b" ")
+            if stamp:
+                yield stamp.decode(), text.decode(errors="replace")
+
+
+def _seconds(stamp: str) -> float:
+    """Rounded down to what the Docker Engine and a float agree on; 1: since ever."""
+    return max(_instant(stamp).timestamp(), 1.0) if stamp else 1.0
 
 
 def _engine_of(found: Mapping[str, Any]) -> EngineId:

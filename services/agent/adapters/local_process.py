@@ -1,6 +1,7 @@
 """Engines as processes of this machine. Linux: ends are noticed through pidfds (`man 2 pidfd_open`).
 
-`<directory>/<instance>/<attempt>.log` is what an engine wrote, `<attempt>.json` the record by which the next agent adopts it.
+`<directory>/<instance>/<attempt>.log` is what an engine wrote (`kept_log.py` bounds it), `<attempt>.json` the record by which the
+next agent adopts it.
 An engine leads a session of its own and is not tied to the agent's life; the group that it leads ends with it. What it may hold is
 bounded where the agent may make control groups (`control_groups.py`). No resource limit takes their place: RLIMIT_AS counts what a
 GPU's driver only reserves, RLIMIT_NPROC all processes of the user. Core dumps, as large as an engine, are off unless it wants them.
@@ -9,12 +10,14 @@ GPU's driver only reserves, RLIMIT_NPROC all processes of the user. Core dumps, 
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import resource
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,8 +30,9 @@ from schemas.ids import InstanceId
 from schemas.reasons import EngineExited, EngineNotInstalled, UnknownParameter
 from schemas.value import Instant, Value
 from services.agent.adapters.control_groups import ControlGroups
+from services.agent.adapters.kept_log import KeptLog
+from services.agent.adapters.oom_killer import killed_for_memory
 from services.agent.adapters.written_files import prepare
-from services.agent.domain.log_lines import last_lines
 from services.agent.domain.runtime import (
     Activity,
     Container,
@@ -37,19 +41,27 @@ from services.agent.domain.runtime import (
     EngineExit,
     EngineId,
     EngineNotStarted,
+    LogPart,
     PullProgress,
     RunningEngine,
 )
+from services.agent.settings import SEGMENT_BYTES
+
+log = logging.getLogger(__name__)
 
 LOGS_KEPT: Final = 5
 """Attempts of one instance whose logs are kept, the current one included."""
+DAYS_KEPT: Final = 7
+"""… and so long those of instances that are gone."""
 FORMER_LOG_BYTES: Final = 1024 * 1024
-"""What is kept of the end of each former attempt's log."""
-EXIT_LOG_LINES: Final = 100
+"""What is kept of the end of each former attempt's log, beside one compressed segment before it."""
+SEGMENTS_KEPT: Final = 4
+ROTATE_SECONDS: Final = 1.0
+"""Between two looks at how much the engines have written."""
+EXIT_LOG_LINES: Final = 300
+"""In which the reason of an end is looked for: vLLM writes a hundred lines of tracebacks after it."""
 REST_SECONDS: Final = 5.0
 """How long the end of an engine waits for killed children that the kernel can't let go (of a GPU, say) before it is told."""
-
-_TAIL_BYTES: Final = 256 * 1024
 
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS")
 _MARK: Final = "MUSTER_ENGINE"
@@ -99,9 +111,13 @@ class _Engine:
 class LocalProcessRuntime:
     """A ContainerRuntime without containers. It adopts what runs the first time it is asked anything."""
 
-    def __init__(self, directory: Path, groups: ControlGroups | None = None) -> None:
+    def __init__(
+        self, directory: Path, groups: ControlGroups | None = None, *, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
         self._groups = groups or ControlGroups()
         self._directory = directory.absolute()
+        self._segment_bytes = segment_bytes
+        self._rotating: asyncio.Task[None] | None = None
         self._engines: dict[EngineId, _Engine] | None = None
         self._exits: asyncio.Queue[EngineExit] = asyncio.Queue()
         self._endings: set[asyncio.Task[None]] = set()
@@ -146,7 +162,15 @@ class LocalProcessRuntime:
             yield await self._exits.get()
 
     async def log_tail(self, engine: EngineId, lines: int) -> tuple[str, ...]:
-        return _tail(self._path(engine, "log"), lines)
+        return await asyncio.to_thread(self._log(engine).tail, lines)
+
+    async def log_part(self, engine: EngineId, lines: int, after: str | None) -> LogPart | None:
+        ended = engine not in self._known()  # seen first: what it wrote last is there when it is gone
+        return await asyncio.to_thread(self._log(engine).part, lines, after, ended=ended)
+
+    async def kept_logs(self, instance_id: InstanceId) -> tuple[int, ...]:
+        names = (path.stem for path in (self._directory / instance_id).glob("*.log"))
+        return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
     async def peak_ram(self, engine: EngineId) -> int | None:
         known = self._known().get(engine)
@@ -165,6 +189,9 @@ class LocalProcessRuntime:
             asyncio.get_running_loop().remove_reader(engine.pidfd)
             os.close(engine.pidfd)
         self._engines = {}
+        if self._rotating is not None:
+            self._rotating.cancel()
+            await asyncio.gather(self._rotating, return_exceptions=True)
         for ending in self._endings:
             ending.cancel()
         await asyncio.gather(*self._endings, return_exceptions=True)
@@ -173,6 +200,7 @@ class LocalProcessRuntime:
         if self._engines is None:
             self._engines = {}
             self._adopt()
+            self._rotating = asyncio.create_task(self._keep_rotating())
         return self._engines
 
     def _adopt(self) -> None:
@@ -183,7 +211,7 @@ class LocalProcessRuntime:
             try:
                 record = _Record.model_validate_json(path.read_bytes())
             except (OSError, ValidationError):  # somebody wrote there: what it told of can't be known to run
-                self._exits.put_nowait(EngineExit(engine, None, None, _tail(self._path(engine, "log"), EXIT_LOG_LINES)))
+                self._exits.put_nowait(EngineExit(engine, None, None, self._log(engine).tail(EXIT_LOG_LINES)))
                 continue
             if not record.ended and record.boot_id != _boot_id():  # it ended with the machine
                 self._ended(engine, record.model_copy(update={"ended_by": "the_machine"}))
@@ -270,9 +298,13 @@ class LocalProcessRuntime:
         await _until_gone(engine, REST_SECONDS)
         self._groups.kill(engine.id)
         exit_code, number = _how_it_ended(engine.pidfd)
+        record = engine.record.model_copy(update={"exit_code": exit_code, "signal": number})
+        was_killed = exit_code is None and number in (signal.SIGKILL, None)  # None: an adopted one, say
+        if was_killed and await asyncio.to_thread(killed_for_memory, engine.pid, engine.start_ticks):
+            record = record.model_copy(update={"ended_by": "memory"})
         self._known().pop(engine.id)
         os.close(engine.pidfd)
-        self._ended(engine.id, engine.record.model_copy(update={"exit_code": exit_code, "signal": number}))
+        self._ended(engine.id, record)
         engine.gone.set()
 
     def _ended(self, engine: EngineId, record: _Record) -> None:
@@ -281,8 +313,8 @@ class LocalProcessRuntime:
         self._groups.remove(engine)
         with contextlib.suppress(OSError):  # a full disk: the next agent finds out by itself, without the exit code
             self._write(engine, record.model_copy(update={"ended": True}))
-        log = _tail(self._path(engine, "log"), EXIT_LOG_LINES)
-        self._exits.put_nowait(EngineExit(engine, record.exit_code, record.signal, log, record.ended_by))
+        lines = self._log(engine).tail(EXIT_LOG_LINES)
+        self._exits.put_nowait(EngineExit(engine, record.exit_code, record.signal, lines, record.ended_by))
 
     def _tidy(self, engine: EngineId) -> None:
         """Makes room for an attempt: the ends of former ones are answered by it, and their logs shrink and go."""
@@ -293,9 +325,33 @@ class LocalProcessRuntime:
             former = EngineId(engine.instance_id, attempt)
             self._path(former, "json").unlink(missing_ok=True)
             if age > LOGS_KEPT:
-                self._path(former, "log").unlink(missing_ok=True)
+                self._log(former).remove()
             else:
-                _shorten(self._path(former, "log"))
+                with contextlib.suppress(OSError):  # the disk is full, or there is none
+                    self._log(former).close(FORMER_LOG_BYTES)
+        self._forget_old_instances()
+
+    def _forget_old_instances(self) -> None:
+        """Logs of instances that are gone from here."""
+        here = {engine.instance_id for engine in self._known()}
+        for folder in self._directory.iterdir():
+            logs = list(folder.glob("*.log"))
+            if folder.name in here or not logs or any(folder.glob("*.json")):  # an end that nobody answered is told yet
+                continue
+            if max(path.stat().st_mtime for path in logs) < time.time() - DAYS_KEPT * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def _keep_rotating(self) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_SECONDS)
+            for engine in list(self._known()):
+                try:
+                    await asyncio.to_thread(self._log(engine).rotate)
+                except OSError as error:  # the disk is full, say: again in a moment
+                    log.warning("the log of %s can't be rotated: %s", engine.instance_id, error)
+
+    def _log(self, engine: EngineId) -> KeptLog:
+        return KeptLog(self._path(engine, "log"), self._segment_bytes, SEGMENTS_KEPT)
 
     def _path(self, engine: EngineId, suffix: str) -> Path:
         return self._directory / engine.instance_id / f"{engine.attempt}.{suffix}"
@@ -318,8 +374,8 @@ class LocalProcessRuntime:
             _sync(self._directory)
 
 
-def _spawn(program: str, argv: tuple[str, ...], environment: Mapping[str, str], log: Path) -> int:
-    with log.open("ab") as output:
+def _spawn(program: str, argv: tuple[str, ...], environment: Mapping[str, str], log_file: Path) -> int:
+    with log_file.open("ab") as output:
         process = subprocess.Popen(
             argv,
             executable=program,
@@ -474,23 +530,3 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _tail(log: Path, lines: int) -> tuple[str, ...]:
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ()
-    return last_lines(text, lines)
-
-
-def _shorten(log: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > FORMER_LOG_BYTES:
-            with log.open("rb") as file:
-                file.seek(-FORMER_LOG_BYTES, os.SEEK_END)
-                end = file.read()
-            log.write_bytes(end)

@@ -159,6 +159,17 @@ class EngineNotStarted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class LogPart:
+    """Lines of an engine's log that follow each other, oldest first."""
+
+    lines: tuple[str, ...]
+    after: str
+    """Where they end, in the runtime's own words: given back, the next part begins there."""
+    skipped: int = 0
+    """Lines between the place that was asked for and the first of these: they are kept no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class PullProgress:
     """Of an image; bytes as they go over the network."""
 
@@ -213,6 +224,18 @@ class ContainerRuntime(Protocol):
 
     async def log_tail(self, engine: EngineId, lines: int) -> tuple[str, ...]:
         """The last lines, oldest first; nothing when there is no log (any more)."""
+        ...
+
+    async def log_part(self, engine: EngineId, lines: int, after: str | None) -> LogPart | None:
+        """At most so many lines after a place, or the last ones (`after`: None; "": from the beginning); None: there is no log.
+
+        Lines are whole: the one that is being written comes when it is finished, or its engine is gone. A part may have fewer
+        lines than there are. What is given as `after` stays valid while the log is cut, and for the next agent.
+        """
+        ...
+
+    async def kept_logs(self, instance_id: InstanceId) -> tuple[int, ...]:
+        """Attempts of an instance that have a log here, oldest first; also when the instance is gone."""
         ...
 
     async def peak_ram(self, engine: EngineId) -> int | None:

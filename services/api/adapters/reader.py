@@ -143,6 +143,15 @@ class Reader:
         )
         return [{**row, "seq": str(self._position(row["seq"])), "at": _iso(row["at"])} for row in rows]
 
+    async def attempts(self, instance_id: str) -> dict[int, str]:
+        """Where each attempt of an instance was placed, also of one that is gone: the worker of its first member, by attempt."""
+        rows = await self._rows(
+            f"SELECT (data->>'attempt')::int AS attempt, data->'members'->0->>'worker_id' AS worker_id FROM {SCHEMA}.history"
+            " WHERE kind = 'instance' AND resource_id = :id AND type = 'InstanceScheduled' ORDER BY seq",
+            id=instance_id,
+        )
+        return {row["attempt"]: row["worker_id"] for row in rows}
+
     async def served_models(self) -> list[tuple[str, datetime]]:
         """Names and creation times of models that clients may ask for."""
         rows = await self._rows(f"SELECT name, created_at FROM {SCHEMA}.models ORDER BY name")

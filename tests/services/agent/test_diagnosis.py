@@ -1,4 +1,4 @@
-"""Each reason that an engine's end can have, with the log that it was seen in (recorded/README.md)."""
+"""Each reason that an engine's end can have, with a log of it (diagnosis/README.md says whose)."""
 
 import signal
 from pathlib import Path
@@ -6,22 +6,43 @@ from pathlib import Path
 import pytest
 
 from schemas.reasons import (
+    ChatTemplateMissing,
+    CollectiveTimeout,
+    CpuNotSupported,
+    DiskFull,
     EngineExited,
     EngineKilled,
     EngineNotInstalled,
+    GatedRepository,
+    GpuDriverMissing,
+    GpuDriverTooOld,
+    GpuMemoryTaken,
+    GpuOutOfMemory,
+    KvCacheTooSmall,
+    LockedMemoryLimited,
     ModelFileInvalid,
     ModelFilesIncomplete,
     ModelNotFound,
+    NoKernelForGpu,
     OutOfMemory,
+    PackageMissing,
+    PackagesDoNotMatch,
+    PeerUnreachable,
     PortInUse,
+    ProgramNotExecutable,
+    QuantizationNotSupported,
     Reason,
+    RemoteCodeNotTrusted,
+    SharedMemoryTooSmall,
+    TooManyOpenFiles,
     UnknownParameter,
     UnsupportedModel,
 )
-from services.agent.domain.diagnosis import diagnose, evidence
+from services.agent.domain.diagnosis import LINES_OF_EVIDENCE, diagnose, evidence
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parent / "diagnosis"
 FOLDER = "/tmp/muster-recorded"
+GIB = 2**30
 
 CAUSES: dict[str, Reason] = {
     "missing_file": ModelNotFound(path=f"{FOLDER}/missing.gguf"),
@@ -50,13 +71,64 @@ CAUSES: dict[str, Reason] = {
     "llama_server_wrong_value": UnknownParameter(parameter="--device"),
     "no_wheel": EngineNotInstalled(program="xllamacpp"),
     "no_libgomp": EngineNotInstalled(program="libgomp.so.1"),
-    "no_library": EngineNotInstalled(program="libcuda.so.1"),
+    "no_library": GpuDriverMissing(library="libcuda.so.1"),
     "too_large_a_context": OutOfMemory(),
-    "cuda_llama_cpp": OutOfMemory(),
-    "cuda_torch": OutOfMemory(),
+    "cuda_llama_cpp": GpuOutOfMemory(),
+    "cuda_torch": GpuOutOfMemory(wanted_bytes=40 * GIB),
     "memory_error": OutOfMemory(),
     "uncaught_bad_alloc": OutOfMemory(),
+    "kv_cache_vllm": KvCacheTooSmall(context_tokens=262_144, fitting_tokens=34_720),
+    "kv_cache_vllm_old": KvCacheTooSmall(context_tokens=4096, fitting_tokens=3664),
+    "no_kv_cache_vllm": KvCacheTooSmall(),
+    "no_kv_cache_sglang": KvCacheTooSmall(),
+    "gpu_memory_taken_vllm": GpuMemoryTaken(free_bytes=63 * GIB // 2, wanted_bytes=173 * GIB // 4),
+    "cuda_vllm": GpuOutOfMemory(wanted_bytes=350 * 2**20),
+    "hip_vllm": GpuOutOfMemory(wanted_bytes=int(12.95 * GIB)),
+    "npu_vllm_ascend": GpuOutOfMemory(wanted_bytes=5 * GIB // 2),
+    "no_kernel_image": NoKernelForGpu(),
+    "driver_too_old": GpuDriverTooOld(found="11040"),
+    "no_driver": GpuDriverMissing(library="libcuda.so.1"),
+    "quantization_awq": QuantizationNotSupported(method="awq", needed="75", found="70"),
+    "quantization_scheme": QuantizationNotSupported(needed="80", found="75"),
+    "nccl_timeout": CollectiveTimeout(library="NCCL"),
+    "hccl_timeout": CollectiveTimeout(library="HCCL"),
+    "hccl_socket": CollectiveTimeout(library="HCCL"),
+    "remote_code": RemoteCodeNotTrusted(model="/models/custom-7b"),
+    "remote_code_prompt": RemoteCodeNotTrusted(),
+    "gated_repository": GatedRepository(repository="meta-llama/Llama-3.2-1B-Instruct"),
+    "shared_memory_torch": SharedMemoryTooSmall(),
+    "shared_memory_nccl": SharedMemoryTooSmall(),
+    "memlock_nccl": LockedMemoryLimited(),
+    "memlock_ucx": LockedMemoryLimited(),
+    "architecture_vllm": UnsupportedModel(detail="Model architectures ['KlamaForCausalLM'] are not supported for now"),
+    "architecture_transformers": UnsupportedModel(
+        detail="model type `klama` but Transformers does not recognize this architecture"
+    ),
+    "torchvision_mismatch": PackagesDoNotMatch(detail="torchvision::nms"),
+    "undefined_symbol": PackagesDoNotMatch(
+        detail="/usr/local/lib/python3.10/dist-packages/flash_attn_2_cuda.cpython-310-x86_64-linux-gnu.so:"
+        " undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationE"
+    ),
+    "tokenizer_missing": ModelFilesIncomplete(path="/models/half-a-model", missing=("tokenizer.json",)),
+    "config_missing": ModelFilesIncomplete(path="/models/half-a-model", missing=("config.json",)),
+    "rendezvous_torch": PeerUnreachable(address="10.1.16.222:29400"),
+    "rendezvous_members": PeerUnreachable(),
+    "ray_gcs": PeerUnreachable(address="10.108.0.184:6379"),
+    "chat_template": ChatTemplateMissing(),
+    "illegal_instruction": CpuNotSupported(),
+    "illegal_instruction_container": CpuNotSupported(),
+    "disk_full": DiskFull(),
+    "too_many_files": TooManyOpenFiles(),
+    "no_package": PackageMissing(package="flash_attn"),
+    "model_package": PackageMissing(package="einops"),
+    "library_missing": EngineNotInstalled(program="libnvrtc.so.12"),
+    "unknown_flag_vllm": UnknownParameter(parameter="--frobnicate"),
+    "entrypoint_dash": ProgramNotExecutable(program=f"{FOLDER}/entrypoint.sh"),
+    "entrypoint_bash": ProgramNotExecutable(program=f"{FOLDER}/entrypoint.sh"),
+    "entrypoint_tini": ProgramNotExecutable(program=f"{FOLDER}/entrypoint.sh"),
 }
+ABORTED = ("nccl_timeout", "hccl_timeout", "cuda_llama_cpp", "memlock_nccl", "shared_memory_nccl")
+"""That end with a signal of their own."""
 
 
 def recorded(name: str) -> tuple[str, ...]:
@@ -80,6 +152,44 @@ def test_how_an_adopted_engine_ended_is_unknown_but_its_log_still_tells_why(name
 
 def test_every_recorded_log_has_a_test() -> None:
     assert {path.stem for path in RECORDED.glob("*.log")} == CAUSES.keys()
+
+
+def test_every_log_says_where_it_comes_from() -> None:
+    said = (RECORDED / "README.md").read_text(encoding="utf-8")
+    assert [name for name in CAUSES if f"`{name}`" not in said] == []
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_line_that_tells_why_is_in_the_evidence(name: str) -> None:
+    log = (
+        tuple(f"loading {n}" for n in range(100)) + recorded(name) + tuple(f"Process {n} has ended" for n in range(80))
+    )
+    shown = evidence(log)
+    assert len(shown) <= LINES_OF_EVIDENCE
+    assert [reason.code for reason in why(1, None, *shown)] == [CAUSES[name].code]
+    assert shown[-1] == "Process 79 has ended"
+
+
+@pytest.mark.parametrize("name", ABORTED)
+def test_who_gives_up_with_a_signal_has_said_why(name: str) -> None:
+    assert why(None, signal.SIGABRT, *recorded(name)) == (CAUSES[name],)
+
+
+def test_signals_that_say_it_by_themselves() -> None:
+    assert why(None, signal.SIGILL, "loading") == (CpuNotSupported(),)
+    assert why(None, signal.SIGBUS, "loading") == (SharedMemoryTooSmall(),)
+    assert why(None, signal.SIGSEGV, "loading") == (EngineKilled(signal=11),)
+
+
+def test_the_most_specific_reason_wins() -> None:
+    full = "OSError: [Errno 28] No space left on device"
+    assert why(1, None, full, *recorded("shared_memory_nccl")) == (SharedMemoryTooSmall(),)
+    assert why(1, None, *recorded("no_kv_cache_vllm"), "RuntimeError: CUDA error: out of memory") == (
+        KvCacheTooSmall(),
+    )
+    assert why(1, None, *recorded("remote_code"), "OSError: Can't load tokenizer for '/models/custom-7b'.") == (
+        CAUSES["remote_code"],
+    )
 
 
 def test_python_says_of_a_taken_port_only_that_it_is_taken() -> None:

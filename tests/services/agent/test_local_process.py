@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from typing import Any
 import pytest
 
 from services.agent.adapters import local_process
-from services.agent.adapters.local_process import FORMER_LOG_BYTES
+from services.agent.adapters.local_process import (
+    DAYS_KEPT,
+    FORMER_LOG_BYTES,
+    SEGMENTS_KEPT,
+    LocalProcessRuntime,
+)
 from services.agent.domain.runtime import ContainerRuntime, EngineExit
 from tests.services.agent.engines import GUARD_SECONDS, SLEEPER, Agents, a_script, alive, an_id, kill, log_of, next_exit
 
@@ -177,10 +183,49 @@ async def test_the_logs_of_the_last_five_attempts_are_kept_the_former_ones_short
         await runtime.start(an_id(attempt), a_script(script), {})
         await next_exit(runtime)
     folder = agents.directory / "i-1"
-    assert {path.name for path in folder.iterdir()} == {"3.log", "4.log", "5.log", "6.log", "7.log", "7.json"}
-    assert (folder / "6.log").stat().st_size == FORMER_LOG_BYTES
-    assert (folder / "7.log").stat().st_size > FORMER_LOG_BYTES
-    assert await runtime.log_tail(an_id(3), 1) == ("last line of 3",)
+    files = [path for path in folder.iterdir() if path.suffix != ".gz"]
+    assert {path.name for path in files} == {"3.log", "4.log", "5.log", "6.log", "7.log", "7.json"}
+    assert {path.name[0] for path in folder.glob("*.gz")} == {"3", "4", "5", "6"}
+    assert all(path.stat().st_blocks * 512 <= 2 * FORMER_LOG_BYTES for path in files)
+    assert await runtime.log_tail(an_id(6), 1) == ("last line of 6",)
+    first = await runtime.log_part(an_id(6), 1, "")
+    assert first is not None
+    assert first.lines == ("first line",)
+
+
+async def test_logs_of_instances_that_are_gone_are_kept_for_a_week(agents: Agents) -> None:
+    runtime = agents.a_runtime()
+    for instance in ("i-old", "i-gone"):
+        await runtime.start(an_id(instance=instance), a_script("print('once')"), {})
+        await next_exit(runtime)
+        await runtime.forget(an_id(instance=instance))
+    ago = time.time() - (DAYS_KEPT * 86400 + 60)
+    os.utime(agents.directory / "i-old" / "1.log", (ago, ago))
+
+    await runtime.start(an_id(instance="i-new"), a_script(SLEEPER), {})
+
+    assert {path.name for path in agents.directory.iterdir()} == {"i-gone", "i-new"}
+    assert await runtime.log_tail(an_id(instance="i-gone"), 1) == ("once",)
+
+
+async def test_the_log_of_a_chatty_engine_is_cut_while_it_runs_and_by_the_agent_that_comes_back(agents: Agents) -> None:
+    chatty = "import itertools\nfor n in itertools.count(): print(f'line {n}', flush=n % 100 == 0)"
+    engine = agents.start_and_be_killed(an_id(), a_script(chatty), {})
+    folder = agents.directory / "i-1"
+    runtime = LocalProcessRuntime(agents.directory, segment_bytes=65536)
+    try:
+        async with asyncio.timeout(GUARD_SECONDS):
+            await runtime.list()
+            while len(list(folder.glob("*.gz"))) < SEGMENTS_KEPT or (folder / "1.log").stat().st_size < 2**22:  # noqa: ASYNC110 - what happens on the disk
+                await asyncio.sleep(0.02)
+            part = await runtime.log_part(an_id(), 1000, "")
+        assert part is not None
+        assert (part.lines[0].split()[0], int(part.lines[0].split()[1])) == ("line", part.skipped)
+        assert part.skipped > 0
+        assert agents.lives(engine)
+    finally:
+        await runtime.stop(an_id(), 0)
+        await runtime.close()
 
 
 async def test_an_attempt_that_still_runs_keeps_its_log_and_its_record(agents: Agents) -> None:

@@ -435,3 +435,71 @@ time.sleep(600)
     assert then.log_mark != first.log_mark
     assert not worked(then, last, 1.0)
     assert await runtime.activity(an_id(2)) is None
+
+
+COUNTING = """
+import itertools, time
+for number in itertools.count():
+    print(number)
+    time.sleep(0.002)
+"""
+
+
+async def parts(runtime: ContainerRuntime, after: str | None, lines: int) -> tuple[list[str], str]:
+    """So many lines of the log after a place, as they come."""
+    told: list[str] = []
+    async with asyncio.timeout(GUARD_SECONDS):
+        while len(told) < lines:
+            part = await runtime.log_part(an_id(), 50, after)
+            if part is not None:
+                assert part.skipped == 0
+                told += part.lines
+                after = part.after
+            await asyncio.sleep(0.02)
+    assert after is not None
+    return told, after
+
+
+async def test_a_log_is_read_on_from_where_it_was_left_also_by_the_next_agent(agents: Agents) -> None:
+    agents.start_and_be_killed(an_id(), a_script(COUNTING), {})
+    first = agents.a_runtime()
+    told, after = await parts(first, "", 200)
+    await first.close()
+    more, _ = await parts(agents.a_runtime(), after, 200)
+    assert told + more == [str(number) for number in range(len(told + more))]
+
+
+async def test_the_last_lines_of_a_log_are_where_following_it_begins(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script("print('\\n'.join(str(n) for n in range(1000)))"), {})
+    await next_exit(runtime)
+    last = await runtime.log_part(an_id(), 3, None)
+    assert last is not None
+    assert last.lines == ("997", "998", "999")
+    nothing = await runtime.log_part(an_id(), 3, last.after)
+    assert nothing is not None
+    assert (nothing.lines, nothing.after) == ((), last.after)
+
+
+async def test_what_was_written_without_an_end_of_line_is_in_the_log_when_its_engine_is_gone(
+    runtime: ContainerRuntime,
+) -> None:
+    await runtime.start(an_id(), a_script("print('one'); print('two', end='')"), {})
+    await next_exit(runtime)
+    assert (await parts(runtime, "", 2))[0] == ["one", "two"]
+
+
+async def test_logs_of_former_attempts_are_known_and_readable(runtime: ContainerRuntime) -> None:
+    for attempt in (1, 2):
+        await runtime.start(an_id(attempt), a_script(f"print('attempt {attempt}')"), {})
+        await next_exit(runtime)
+        await runtime.forget(an_id(attempt))
+    assert await runtime.kept_logs(an_id().instance_id) == (1, 2)
+    assert await runtime.log_tail(an_id(1), 5) == ("attempt 1",)
+    assert await runtime.kept_logs(InstanceId("i-nobody")) == ()
+    assert await runtime.log_part(an_id(instance="i-nobody"), 5, None) is None
+
+
+async def test_secrets_are_not_in_a_log(runtime: ContainerRuntime) -> None:
+    await runtime.start(an_id(), a_script("print('api_key=\\'c0ffee-c0ffee\\' from http://me:hunter2@proxy:3128')"), {})
+    ended = await next_exit(runtime)
+    assert ended.log_tail == ("api_key='***' from http://me:***@proxy:3128",)

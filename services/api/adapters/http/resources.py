@@ -12,11 +12,9 @@ from kernel.errors import Conflict, Refused, Unavailable
 from kernel.log.port import Position
 from kernel.projections.marks import HighWater
 from kernel.telemetry import traceparent_of
-from schemas.asks import LogLines, TailLog
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
 from schemas.placements import PlacementAnswer, PlacementQuestion
-from schemas.subjects import ask
 from services.api.adapters.http.requests import ChangeModel, ChangeWorker, CreateModel
 from services.api.adapters.http.respond import json_response
 from services.api.adapters.placements import Placements
@@ -195,25 +193,6 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
                 raise
             return listed(events)
         return listed(await reader.timeline("instance", instance))
-
-    @router.get("/model-instances/{instance}/logs", summary="The last lines of an instance's engine")
-    async def instance_logs(  # pyright: ignore[reportUnusedFunction]
-        instance: str,
-        tail: Annotated[int, Query(ge=1, le=2000)] = 200,
-        attempt: Annotated[int | None, Query(ge=1)] = None,
-    ) -> Response:
-        found = await reader.instance(instance)
-        if found["worker_id"] is None:
-            raise Refused("no_logs", f"{found['name']} has not been started anywhere yet", status=404)
-        question = TailLog(instance_id=found["id"], attempt=attempt, lines=tail)
-        message = await bus.request(
-            ask(found["worker_id"], "logs"), question.model_dump_json().encode(), timeout_seconds=5.0
-        )
-        lines = LogLines.model_validate_json(message.data)
-        if not lines.found:
-            of = found["name"] + (f", attempt {attempt}" if attempt is not None else "")
-            raise Refused("no_logs", f"the worker has no log of {of}", status=404)
-        return json_response({"attempt": lines.attempt, "lines": list(lines.lines)})
 
     # -- workers and files ---
 

@@ -49,7 +49,11 @@ OF_LIFE = {
     "on_its_way", "worker_silent", "agent_stopped", "worker_shut_down", "machine_restarted", "image_not_found", "image_not_pulled",
     "image_for_another_platform", "devices_not_available", "container_not_started", "engine_exited", "engine_killed",
     "engine_vanished", "engine_unhealthy", "engine_not_installed", "need_not_allowed", "port_in_use", "out_of_memory",
-    "unknown_parameter",
+    "unknown_parameter", "gpu_out_of_memory", "gpu_memory_taken", "kv_cache_too_small", "no_kernel_for_gpu",
+    "gpu_driver_missing", "gpu_driver_too_old", "quantization_not_supported", "collective_timeout",
+    "peer_unreachable", "shared_memory_too_small", "locked_memory_limited", "too_many_open_files",
+    "disk_full", "cpu_not_supported", "remote_code_not_trusted", "gated_repository",
+    "chat_template_missing", "package_missing", "packages_do_not_match", "program_not_executable",
     "not_accepted", "download_stalled", "start_timeout", "finishing_requests", "stop_overdue", "rolled_back",
 }  # fmt: skip
 """Of instances that have, or had, a place."""
