@@ -57,7 +57,7 @@ def test_what_is_kept_is_bounded_and_a_late_reader_is_told_what_it_missed(trail:
 
 def test_secrets_are_not_in_a_trail(trail: Trail) -> None:
     log.info("seed %s, proxy http://me:hunter2@proxy", "opensesame")
-    assert texts(trail.part(1, None)) == ["INFO services.agent.somewhere: seed ***, proxy http://me:***@proxy"]
+    assert texts(trail.part(1, None)) == ["INFO services.agent.somewhere: seed ***, proxy http://***@proxy"]
 
 
 def test_a_traceback_is_kept_line_by_line(trail: Trail) -> None:
