@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from kernel import relay
 from kernel.accounts import inbox_prefix
 from kernel.bus import Bus
 from kernel.flow import StreamBroken
@@ -22,6 +23,8 @@ from schemas.subjects import ask
 from services.agent.adapters.relay import EngineRelay, Target
 from services.agent.domain.runtime import EngineId
 from services.api.adapters.gateway.relay import Relay
+from services.api.adapters.gateway.ways import NotReached, Ways
+from services.api.domain.routing import Endpoint, Routes
 from tests.support.stack import Stack, free_port
 
 ENGINE = EngineId(InstanceId("i-1"), 2)
@@ -39,10 +42,21 @@ class Engine:
         self.asked.append(request.path_qs)
         if request.path == "/elsewhere":
             raise web.HTTPFound("/v1/secret")
+        if request.path == "/drop" and request.transport is not None:
+            request.transport.abort()
+        if request.path == "/for-ever":
+            return await self.go_on(request)
         body = await request.read()
         if request.path == "/binary":
             return web.Response(body=body, headers={"content-type": "image/png", "x-request-id": "r-1"})
         return web.json_response({"headers": {k.lower(): v for k, v in request.headers.items()}, "bytes": len(body)})
+
+    async def go_on(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        await asyncio.sleep(600)
+        return response
 
 
 @dataclass
@@ -96,7 +110,7 @@ async def there() -> AsyncIterator[There]:
             engine = Engine(free_port())
             app = web.Application(client_max_size=2**30)
             app.router.add_route("*", "/{path:.*}", engine.answer)
-            runner = web.AppRunner(app)
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", engine.port).start()
             keys = stack.workers[0]
@@ -134,6 +148,77 @@ async def test_an_engine_gets_what_was_sent_and_its_own_key(there: There) -> Non
     assert told["headers"]["authorization"] == f"Bearer {KEY}"
     assert told["headers"]["content-length"] == "5"
     assert there.engine.asked == ["/v1/x?a=%2F"]
+
+
+async def test_an_engine_without_a_key_is_shown_nobody_elses(there: There) -> None:
+    there.targets[ENGINE] = Target(f"http://127.0.0.1:{there.engine.port}")
+    _, _, body = await there.ask(headers={"Authorization": "Bearer mine"})
+    assert "authorization" not in orjson.loads(body)["headers"]
+
+
+async def test_who_hangs_up_tells_the_agent_which_does_not_wait_for_a_silence(
+    there: There, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "SILENCE_SECONDS", 1000.0)
+    answer = await there.gateway.ask(there.worker, a_request("/for-ever"), b"")
+    assert await anext(answer.parts()) == b"first"
+    answer.close()
+    await there.until_idle()
+
+
+async def test_a_request_that_may_have_reached_the_engine_goes_no_second_way(there: There) -> None:
+    ways = Ways(Routes(), there.gateway)
+    endpoint = Endpoint(ENGINE.instance_id, ENGINE.attempt, "127.0.0.1", there.engine.port, "m", there.worker)
+    with pytest.raises(NotReached):
+        await ways.post(endpoint, "/drop", b"{}", {}, {})
+    assert there.engine.asked == ["/drop"]
+
+    endpoint.port = free_port()
+    answer = await ways.post(endpoint, "/v1/x", b"{}", {}, {})
+    assert (answer.status, there.engine.asked) == (200, ["/drop", "/v1/x"]), (
+        "where nobody could be connected to, it does"
+    )
+    answer.close()
+    await ways.close()
+
+
+def a_request(path: str, body_bytes: int = 0) -> RelayRequest:
+    return RelayRequest(
+        instance_id=ENGINE.instance_id,
+        attempt=ENGINE.attempt,
+        method="POST",
+        path=path,
+        headers={},
+        body_bytes=body_bytes,
+    )
+
+
+async def test_an_answer_that_nobody_reads_waits_at_the_engine(there: There) -> None:
+    body = bytes(20 * 2**20)
+    answer = await there.gateway.ask(there.worker, a_request("/binary", len(body)), body)
+    held = await until_it_stays(lambda: there.gateway.held_bytes)
+    assert 0 < held <= 512 * 1024
+    assert sum([len(part) async for part in answer.parts()]) == len(body)
+    answer.close()
+
+
+async def test_a_request_that_an_engine_does_not_read_waits_at_the_gateway(there: There) -> None:
+    body = bytes(50 * 2**20)
+    answer = await there.gateway.ask(there.worker, a_request("/for-ever", len(body)), body)
+    held = await until_it_stays(lambda: there.agent.held_bytes)
+    assert 0 < held <= 512 * 1024
+    answer.close()
+
+
+async def until_it_stays(value: Callable[[], int]) -> int:
+    """What a number comes to that is above 0 and does not change for half a second."""
+    before, since = 0, 0
+    async with asyncio.timeout(60):
+        while since < 10:
+            await asyncio.sleep(0.05)
+            now = value()
+            before, since = now, since + 1 if now and now == before else 0
+    return before
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024, 512 * 1024, 512 * 1024 + 1, 5 * 2**20])
@@ -193,9 +278,7 @@ async def test_a_stream_that_an_agent_does_not_know_is_ended(there: There) -> No
 
 
 async def test_a_lost_frame_of_a_request_breaks_it(there: There) -> None:
-    request = RelayRequest(
-        instance_id=ENGINE.instance_id, attempt=ENGINE.attempt, method="POST", path="/v1/x", headers={}, body_bytes=10
-    )
+    request = a_request("/v1/x", 10)
     stream = bytes(15) + b"1"
     opening = Said(Frame.OPEN, stream, 0, request.model_dump_json().encode())
     await there.bus.publish(ask(there.worker, "relay"), encode(opening), reply=there.bus.client.new_inbox())

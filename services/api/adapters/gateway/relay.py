@@ -54,6 +54,11 @@ class Relay:
         self._channels: dict[bytes, Channel] = {}
         self._goodbyes: set[asyncio.Task[None]] = set()
 
+    @property
+    def held_bytes(self) -> int:
+        """Of answers that clients have not taken yet."""
+        return sum(channel.held_bytes for channel in self._channels.values())
+
     async def start(self) -> None:
         await self._bus.subscribe(f"{self._replies}.*", self._hear)
         await self._bus.flush()
