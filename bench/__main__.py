@@ -33,6 +33,7 @@ NAMES: Final = (
     "memory",
     "takeover",
     "gateway",
+    "relay",
     "agent",
 )
 

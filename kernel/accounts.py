@@ -15,6 +15,7 @@ from typing import Final, Literal
 import nkeys
 
 from schemas.ids import WorkerId
+from schemas.relay import RELAY
 from schemas.subjects import ALL_ASSIGNED, ALL_FACTS, ALL_REQUESTS, PROJECTED, ask
 
 Role = Literal["operator", "api", "scheduler", "agent", "downloader", "observer", "simulator"]
@@ -46,6 +47,8 @@ _READ_FACTS: Final = [
     "$JS.API.CONSUMER.MSG.NEXT.FACTS.*",
 ]
 """Of FACTS alone: who may make a consumer of REPORTS can have reports *delivered* into FACTS (tried on 2.15.1)."""
+_ASKED_BY_THE_SCHEDULER: Final = [ask("*", verb) for verb in ("inspect", "look", "logs", "agent-log", "downloader-log")]
+"""Engines are talked to by gateways alone: `relay` is not among them."""
 
 PUBLISH: Final[dict[str, list[str]]] = {
     "operator": [">"],
@@ -57,7 +60,7 @@ PUBLISH: Final[dict[str, list[str]]] = {
         ALL_REQUESTS,
         *_READ_STREAMS,
     ],
-    "scheduler": ["muster.facts.scheduler.>", "muster.assigned.*", "muster.ask.>", *_READ_STREAMS, *_BUCKETS],
+    "scheduler": ["muster.facts.scheduler.>", "muster.assigned.*", *_ASKED_BY_THE_SCHEDULER, *_READ_STREAMS, *_BUCKETS],
     "observer": _READ_FACTS,
     "simulator": ["muster.reports.*.>", "muster.beat.*.*"],
 }
@@ -193,7 +196,7 @@ def subscribes(principal: Principal) -> list[str]:
             return [
                 inbox,
                 f"muster.assigned.{principal.worker_id}",
-                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look", "agent-log")),
+                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look", "agent-log", RELAY)),
             ]
         case "downloader":
             return [

@@ -275,6 +275,10 @@ class Gpu(Value):
     """What its driver calls wrong with it; None: nothing."""
 
 
+Reach = Literal["auto", "direct", "relay"]
+"""How gateways get at a worker's engines: they dial it, they go through the bus, or they find out which of both works."""
+
+
 class Inventory(Value):
     """What a machine has, as its agent sees it or as a file describes it."""
 
@@ -293,6 +297,8 @@ class Inventory(Value):
     """Backends that this worker's runtime can start, with their versions."""
     runtime: str = "process"
     """`process`: starts the `backends` that are installed; any other (`docker` …): whatever there is an image of."""
+    reach: Reach = "auto"
+    """How gateways get at this worker's engines."""
 
     @field_validator("gpus")
     @classmethod

@@ -43,6 +43,7 @@ from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.log_answers import READERS, LogAnswers
 from services.agent.adapters.ports import free_port
 from services.agent.adapters.probes.detection import Detector
+from services.agent.adapters.relay import EngineRelay, Target
 from services.agent.domain.about import About
 from services.agent.domain.accelerators.gpus import GpuKey
 from services.agent.domain.bounds import Ram, bounded
@@ -181,6 +182,7 @@ class AgentProcess:
         self._metrics: EngineMetrics | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._address = settings.worker_ip or detect_address()
+        self._relay = EngineRelay(self.worker_id, self._reached, most_requests=settings.relayed_requests)
 
     def _make_runtime(self) -> ContainerRuntime:
         directory = self._settings.data_dir / "engines"
@@ -223,6 +225,7 @@ class AgentProcess:
                 for engine in await self._runtime.list():
                     self._adopt(engine)
                 await broker.start()
+                tasks.create_task(self._relay.run(bus_settings))
                 tasks.create_task(self._watch_exits())
                 tasks.create_task(self._watch_inventory(edge))
                 tasks.create_task(self._watch_metrics(metrics))
@@ -473,6 +476,13 @@ class AgentProcess:
             raise Unavailable("the agent is not running")
         return EngineDoor(self._http, f"http://{self._address}:{watched.port}", watched.health_path, key=watched.key)
 
+    def _reached(self, engine: EngineId) -> Target | None:
+        """Where a relayed request goes."""
+        watched = self._engines.get(engine)
+        if watched is None or watched.ended is not None or watched.port is None:
+            return None
+        return Target(f"http://{self._address}:{watched.port}", watched.key)
+
     async def _ill(self, watched: Watched, health: Health) -> IllReport:
         if health.phase != "unhealthy":
             return IllReport()
@@ -522,7 +532,8 @@ class AgentProcess:
         handles = [engine.handle for engine in await self._runtime.list()]
         detect = (lambda: self._detector.gpus(handles)) if self._can_use_gpus else no_gpus
         found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends, detect)
-        return found if self._settings.runtime == "process" else found.model_copy(update={"runtime": "docker"})
+        told = {"reach": self._settings.reach} if self._settings.reach != "auto" else {}
+        return found.model_copy(update=told if self._settings.runtime == "process" else {**told, "runtime": "docker"})
 
     @property
     def _can_use_gpus(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from kernel.settings import ServiceSettings
+from schemas.models import Reach
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 BUILT_IN_LLAMA_CPP = f"{sys.executable} -m services.agent.adapters.llama_cpp_server"
@@ -21,6 +22,12 @@ class AgentSettings(ServiceSettings):
     """Where the gateway reaches this worker's engines; detected when not given."""
     engine_bind: str | None = None
     """Where engines listen; the worker's address when not given. With `0.0.0.0` they survive a change of that address."""
+    reach: Reach = "auto"
+    """How gateways get at this worker's engines: `direct`, they dial its address; `relay`, through the bus, for a worker behind
+    NAT or a firewall; `auto`, through the bus when its address can't be dialled.
+    """
+    relayed_requests: Annotated[int, Field(ge=1)] = 256
+    """So many requests go through the bus at one time; further ones are refused."""
     agent_nkey_seed: SecretStr | None = None
     """Seed of the agent's NKey; the worker's identity is derived from it."""
     inventory: Path | None = None

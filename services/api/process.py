@@ -29,6 +29,7 @@ from services.api.adapters.database import make_engine, raw_connect, wait_until_
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
+from services.api.adapters.gateway.relay import Relay
 from services.api.adapters.http import backends, events, logs, resources
 from services.api.adapters.http.app import make_app
 from services.api.adapters.logs import Logs
@@ -99,8 +100,12 @@ class ApiProcess:
         tasks.create_task(self._fold_routes(feed, start))
         reader = Reader(reading, self.high_water)
         writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
+        relay_bus = await self._connect("api relay")
+        relay = Relay(relay_bus)
+        await relay.start()
+        tasks.create_task(relay.run())
         gateway = Gateway(self.routes, reader, self._keys)
-        gateway.start()
+        gateway.start(relay)
         counts = Counts(self.routes, bus)
         await counts.tell()
         tasks.create_task(counts.run())
@@ -144,12 +149,13 @@ class ApiProcess:
                 async with asyncio.timeout(DRAIN_SECONDS + 1):
                     await serving
             await gateway.close()
+            await relay_bus.close()
 
-    async def _connect(self) -> Bus:
+    async def _connect(self, name: str = "api") -> Bus:
         buses: list[Bus] = []
 
         async def connect() -> None:
-            bus = await Bus.connect("api", self._settings.bus(inbox_prefix=inbox_prefix("api")), timeout_seconds=3)
+            bus = await Bus.connect(name, self._settings.bus(inbox_prefix=inbox_prefix("api")), timeout_seconds=3)
             try:
                 await verify(bus)
             except BaseException:
@@ -178,6 +184,8 @@ class ApiProcess:
                 self.routes.names[row.name] = row.id
             for row in await connection.execute(text(f"SELECT id, model_id FROM {SCHEMA}.instances")):  # noqa: S608
                 self.routes.instances[row.id] = row.model_id
+            for row in await connection.execute(text(f"SELECT id, reach FROM {SCHEMA}.workers")):  # noqa: S608
+                self.routes.reaches.says(row.id, row.reach)
             rows = await connection.execute(
                 text(
                     "SELECT e.instance_id, e.attempt, e.address, e.port, e.worker_id, e.sealed_key, m.name"  # noqa: S608

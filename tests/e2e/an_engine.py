@@ -4,7 +4,7 @@ Run as a program (`-I -S`: 40 ms), so it imports nothing of ours. What it answer
 test can compare what the gateway passed on. The last message of a chat may be a word that it obeys:
 `die`: exits before the first byte. `die once <file>`: the same, unless one has done so already and left this file.
 `die later`: exits after the first chunk. `slowly`: one chunk every 0.2 s. `think`: 0.5 s before the first byte.
-`gorge`: holds 200 MB for a moment.
+`gorge`: holds 200 MB for a moment. `echo`: answers with what it was sent.
 With a key (`LLAMA_API_KEY`) it answers nobody else.
 `until <file>`: the first chunk, and the others when this file is there.
 Flags of its own: `--healthy-after=<seconds>`, `--chatty` (it writes while it is not), `--exit-after=<seconds>`, `--exit-code=<n>`.
@@ -56,7 +56,9 @@ def main(argv: list[str]) -> None:
                 time.sleep(0.5)
             if what == "gorge":
                 _ = b"x" * 200_000_000
-            if body.get("stream"):
+            if what == "echo":
+                self._answer(200, body)
+            elif body.get("stream"):
                 self._stream(what)
             else:
                 message = {"role": "assistant", "content": name}

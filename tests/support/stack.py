@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -229,8 +229,13 @@ class Stack:
                     pass
                 await asyncio.sleep(0.05)
 
-    async def spawn(self, service: str, *, number: int = 0, **settings: Any) -> asyncio.subprocess.Process:
-        """`python -m services.<service>`, to be killed or stopped by the test. Logs go to `<directory>/<service>.log`."""
+    async def spawn(
+        self, service: str, *, number: int = 0, before: Sequence[str] = (), **settings: Any
+    ) -> asyncio.subprocess.Process:
+        """`python -m services.<service>`, to be killed or stopped by the test. Logs go to `<directory>/<service>.log`.
+
+        `before`: a program that starts it.
+        """
         values: dict[str, Any] = {
             "api": lambda: self._common("api") | self._api() | {"port": settings.get("port", 0)},
             "scheduler": self._scheduler,
@@ -246,6 +251,7 @@ class Stack:
         }
         with (self.directory / f"{service}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
+                *before,
                 sys.executable,
                 "-m",
                 f"services.{service}",

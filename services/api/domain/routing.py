@@ -16,11 +16,16 @@ from schemas.facts import (
     ModelCreated,
     ModelDeleted,
     ModelUpdated,
+    WorkerAddressChanged,
+    WorkerInventoryChanged,
+    WorkerRegistered,
+    WorkerRemoved,
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.reports import RequestsInFlight
 from services.api.domain.in_flight import InFlight
+from services.api.domain.reach import Reaches
 
 RESTED_SECONDS = 1.0
 """An endpoint that refused a connection is asked again after this time, or when there is no other."""
@@ -54,6 +59,7 @@ class Routes:
     launched: dict[tuple[InstanceId, int], str] = field(default_factory=dict[tuple[InstanceId, int], str])
     endpoints: dict[InstanceId, dict[int, Endpoint]] = field(default_factory=dict[InstanceId, dict[int, Endpoint]])
     in_flight: InFlight = field(default_factory=InFlight)
+    reaches: Reaches = field(default_factory=Reaches)
     seq: int = 0
     """The last fact that was folded, or passed over; kept by whoever folds."""
 
@@ -92,6 +98,12 @@ class Routes:
                 self.instances.pop(instance_id, None)
                 for key in [key for key in self.launched if key[0] == instance_id]:
                     del self.launched[key]
+            case WorkerRegistered(worker_id=worker_id) | WorkerInventoryChanged(worker_id=worker_id):
+                self.reaches.says(worker_id, fact.inventory.reach)
+            case WorkerAddressChanged(worker_id=worker_id):
+                self.reaches.forget(worker_id)
+            case WorkerRemoved(worker_id=worker_id):
+                self.reaches.removed(worker_id)
             case _:
                 pass
 

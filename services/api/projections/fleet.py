@@ -67,7 +67,7 @@ from schemas.models import Inventory
 from schemas.reasons import ReasonBase
 from services.api.projections.tables import TABLES
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Raised by hand whenever the same facts would give other rows."""
 
 
@@ -146,6 +146,7 @@ def _inventory(worker_id: str, inventory: Inventory) -> tuple[Row, PutChildren]:
         "memory_reserved": inventory.memory_reserved,
         "runtime": inventory.runtime,
         "backends": inventory.backends,
+        "reach": inventory.reach,
     }
     gpus = tuple(gpu.model_dump(mode="json") | {"worker_id": worker_id} for gpu in inventory.gpus)
     return columns, PutChildren("gpus", (worker_id,), gpus)

@@ -36,6 +36,7 @@ workers: Final = Table(
     Column("memory_reserved", BigInteger, nullable=False),
     Column("runtime", Text, nullable=False),
     Column("backends", JSONB, nullable=False),
+    Column("reach", Text, nullable=False),
     _instant("registered_at", nullable=False),
     Column("seq", BigInteger, nullable=False),
 )

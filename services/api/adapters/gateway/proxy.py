@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-import aiohttp
 import orjson
 from prometheus_client import Counter, Histogram
 from starlette.requests import Request
@@ -14,13 +13,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kernel.engine_keys import Holder, SealedKeys
+from services.api.adapters.gateway.relay import Relay
+from services.api.adapters.gateway.ways import Answer, NotReached, Ways, WorkerBusy
 from services.api.adapters.http.respond import json_response
 from services.api.adapters.reader import Reader
 from services.api.domain.routing import Endpoint, Routes
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS: Final = 2.0
 UNAUTHORIZED: Final = 401
 """What an engine answers to somebody without its key. No client can do anything about it."""
 PASSED_ON: Final = frozenset({"content-type", "accept", "user-agent", "traceparent", "x-request-id"})
@@ -36,17 +36,14 @@ class Gateway:
         self._routes = routes
         self._keys = keys
         self._reader = reader
-        self._http: aiohttp.ClientSession | None = None
+        self._ways: Ways | None = None
 
-    def start(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=600)
-        # A connection for each request: engines close theirs unannounced, and a POST can't be sent twice to find out.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
+    def start(self, relay: Relay) -> None:
+        self._ways = Ways(self._routes, relay)
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.close()
+        if self._ways is not None:
+            await self._ways.close()
 
     def make_routes(self) -> list[Route]:
         proxied = [Route(path, self.forward, methods=["POST"]) for path in PATHS]
@@ -77,17 +74,21 @@ class Gateway:
             )
         started = time.monotonic()
         tried: list[Endpoint] = []
+        busy = False
         while (endpoint := self._next(name, tried)) is not None:
             tried.append(endpoint)
             payload = (
                 body if endpoint.model_name in ("", name) else orjson.dumps(asked | {"model": endpoint.model_name})
             )
             answer = await self._send(request, endpoint, payload)
-            if answer is not None:
+            if isinstance(answer, NotReached):
+                busy = busy or isinstance(answer, WorkerBusy)
+            else:
                 SECONDS.observe(time.monotonic() - started)
                 REQUESTS.labels(request.url.path, answer.status).inc()
                 return self._stream(endpoint, answer)
-        REQUESTS.labels(request.url.path, 502).inc()
+        if busy:
+            return _error(request, 503, "worker_busy", f"the agents of {name}'s workers relay as much as they may")
         return _error(request, 502, "engine_unreachable", f"no engine of {name} could be reached")
 
     def _next(self, name: str, tried: list[Endpoint]) -> Endpoint | None:
@@ -95,19 +96,19 @@ class Gateway:
         candidates = self._routes.candidates(name, time.monotonic())
         return next((each for each in candidates if all(each is not other for other in tried)), None)
 
-    async def _send(self, request: Request, endpoint: Endpoint, body: bytes) -> aiohttp.ClientResponse | None:
-        """The head of the engine's answer; None when it could not be reached, so that another one may be asked."""
-        if self._http is None:
-            return None
-        headers = {name: value for name, value in request.headers.items() if name in PASSED_ON} | self._key(endpoint)
+    async def _send(self, request: Request, endpoint: Endpoint, body: bytes) -> Answer | NotReached:
+        """The head of the engine's answer, or why there is none, so that another one may be asked."""
+        if self._ways is None:
+            return NotReached("the gateway has not been started")
+        headers = {name: value for name, value in request.headers.items() if name in PASSED_ON}
         self._routes.in_flight.begins(endpoint.instance_id)
         try:
-            answer = await self._http.post(f"{endpoint.url}{request.url.path}", data=body, headers=headers)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answer = await self._ways.post(endpoint, request.url.path, body, headers, self._key(endpoint))
+        except NotReached as error:
             self._routes.in_flight.ends(endpoint.instance_id)
             endpoint.refused_at = time.monotonic()
             log.warning("engine %s at %s: %s", endpoint.instance_id, endpoint.url, error)
-            return None
+            return error
         except BaseException:
             self._routes.in_flight.ends(endpoint.instance_id)
             raise
@@ -119,7 +120,7 @@ class Gateway:
         log.warning(
             "engine %s at %s refuses the key of attempt %d", endpoint.instance_id, endpoint.url, endpoint.attempt
         )
-        return None
+        return NotReached("it refuses the key of this attempt")
 
     def _key(self, endpoint: Endpoint) -> dict[str, str]:
         """What the engine asks for. An attempt that was replaced has another key, and refuses what is not meant for it."""
@@ -133,14 +134,14 @@ class Gateway:
             return {}
         return {"authorization": f"Bearer {endpoint.key}"}
 
-    def _stream(self, endpoint: Endpoint, answer: aiohttp.ClientResponse) -> StreamingResponse:
+    def _stream(self, endpoint: Endpoint, answer: Answer) -> StreamingResponse:
         def over() -> None:
             self._routes.in_flight.ends(endpoint.instance_id)
             answer.close()
 
         headers = {name: value for name, value in answer.headers.items() if name.lower() in PASSED_BACK}
         headers["x-muster-instance"] = endpoint.instance_id
-        return Passed(answer.content.iter_any(), over, status_code=answer.status, headers=headers)
+        return Passed(answer.parts(), over, status_code=answer.status, headers=headers)
 
 
 class Passed(StreamingResponse):
