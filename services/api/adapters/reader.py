@@ -95,20 +95,21 @@ class Reader:
 
     async def backends(self) -> dict[str, InferenceBackend]:
         """All that there are, by name: an operator's take the place of built-in ones."""
-        rows = await self._rows(f"SELECT definition FROM {SCHEMA}.backends ORDER BY name")
-        own = [InferenceBackend.model_validate(row["definition"]) for row in rows]
-        return {**built_in(), **{backend.backend_name: backend for backend in own}}
+        return {name: backend for name, (backend, _) in (await self._backends()).items()}
+
+    async def _backends(self) -> Mapping[str, tuple[InferenceBackend, RowMapping | None]]:
+        """With the row of an operator's; None where the program's own is in force."""
+        rows = await self._rows(f"SELECT * FROM {SCHEMA}.backends ORDER BY name")
+        own = {row["name"]: (InferenceBackend.model_validate(row["definition"]), row) for row in rows}
+        return {name: (backend, None) for name, backend in built_in().items()} | own
 
     async def backend_documents(self) -> list[Document]:
-        own = {row["name"]: row for row in await self._rows(f"SELECT * FROM {SCHEMA}.backends ORDER BY name")}
         used = await self._rows(
             f"SELECT spec ->> 'backend' AS backend, jsonb_agg(name ORDER BY name) AS models FROM {SCHEMA}.models GROUP BY 1"
         )
         models = {row["backend"]: row["models"] for row in used}
-        found = [
-            self._backend(backend, own.get(name), models.get(name, []))
-            for name, backend in (await self.backends()).items()
-        ]
+        known = (await self._backends()).items()
+        found = [self._backend(backend, row, models.get(name, [])) for name, (backend, row) in known]
         return sorted(found, key=lambda document: str(document["backend_name"]).casefold())
 
     async def backend_document(self, name_or_id: str) -> Document:
