@@ -20,7 +20,7 @@ from services.agent.domain.health import (
     rest_seconds,
     worked,
 )
-from services.agent.domain.runtime import ContainerRuntime, EngineId
+from services.agent.domain.runtime import Activity, ContainerRuntime, EngineId
 
 INFERENCE_TIMEOUT_SECONDS: Final = 30.0
 
@@ -43,7 +43,7 @@ class Watch:
 
     async def healths(self) -> AsyncGenerator[Health]:
         """After each probe, for ever."""
-        health = at_first(time.monotonic(), self.about.start_timeout_seconds, await self.runtime.activity(self.engine))
+        health = at_first(time.monotonic(), self.about.start_timeout_seconds, await self._activity())
         inferring: asyncio.Task[Inferred] | None = None
         infers_at = time.monotonic() + self.inference_seconds
         try:
@@ -51,7 +51,7 @@ class Watch:
                 began = time.monotonic()
                 answer = await self.door.probe()
                 now = time.monotonic()
-                activity = await self.runtime.activity(self.engine) if needs_look(health, answer, now) else None
+                activity = await self._activity() if needs_look(health, answer, now) else None
                 health = after(health, answer, activity, now, began)
                 if inferring is not None and inferring.done():
                     told, inferring = inferring.result(), None
@@ -67,18 +67,21 @@ class Watch:
                 with suppress(asyncio.CancelledError):
                     await inferring
 
+    async def _activity(self) -> Activity | None:
+        return await self.runtime.activity(self.engine, self.door.traces)
+
     @property
     def _infers(self) -> bool:
         return self.inference_seconds > 0 and self.about.answers_tokens
 
     async def _infer(self) -> Inferred:
-        began, before, made = time.monotonic(), await self.runtime.activity(self.engine), await self._tokens_made()
+        began, before, made = time.monotonic(), await self._activity(), await self._tokens_made()
         answer = await self.door.one_token(
             self.about.model, embeds=self.about.embeds, timeout_seconds=INFERENCE_TIMEOUT_SECONDS
         )
         if answer == "well":
             return Inferred(answer, works=True, makes_tokens=True)
-        works = worked(before, await self.runtime.activity(self.engine), time.monotonic() - began)
+        works = worked(before, await self._activity(), time.monotonic() - began)
         return Inferred(answer, works=works, makes_tokens=await self._tokens_made() != made)
 
     async def _tokens_made(self) -> float | None:

@@ -99,13 +99,17 @@ def main(argv: list[str]) -> None:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
             """Its log is what a test looks at."""
 
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Who asked hung up."""
+
     healthy_at = time.monotonic() + float(flags.get("--healthy-after", "0"))
     print(f"engine of {name} starts", flush=True)
     if "--exit-after" in flags:
         threading.Timer(float(flags["--exit-after"]), os._exit, [int(flags.get("--exit-code", "1"))]).start()
     if "--chatty" in flags:
         threading.Thread(target=_chat, args=[healthy_at], daemon=True).start()
-    ThreadingHTTPServer((flags["--host"], int(flags["--port"])), Handler).serve_forever()
+    Server((flags["--host"], int(flags["--port"])), Handler).serve_forever()
 
 
 def _chat(until: float) -> None:

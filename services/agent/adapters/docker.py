@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import threading
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -43,6 +42,7 @@ from schemas.reasons import ImageNotPulled as NotPulled
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.log_lines import last_lines, shown
 from services.agent.domain.runtime import (
+    LINES_OF_PROGRESS,
     Activity,
     Container,
     EndedBy,
@@ -55,6 +55,7 @@ from services.agent.domain.runtime import (
     Mount,
     PullProgress,
     RunningEngine,
+    log_mark,
 )
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,6 @@ EXIT_LOG_LINES: Final = 300
 """In which the reason of an end is looked for: vLLM writes a hundred lines of tracebacks after it."""
 PART_BYTES: Final = 256 * 1024
 """Of one part of a log: an answer must fit into a message of the bus."""
-LINES_OF_PROGRESS: Final = 20
 AWAY_SECONDS: Final = 0.5
 """Between two tries to reach a Docker Engine that is away."""
 CALL_SECONDS: Final = 60
@@ -283,7 +283,7 @@ class DockerRuntime:
 
         return await self._call(work)
 
-    async def activity(self, engine: EngineId) -> Activity | None:
+    async def activity(self, engine: EngineId, besides: str | None = None) -> Activity | None:
         """Of all that its control groups count; time in the queue of a processor is not among that, so throttling is added."""
         name = self._name(engine)
 
@@ -296,8 +296,8 @@ class DockerRuntime:
             throttled = stats["cpu_stats"].get("throttling_data", {}).get("throttled_time", 0)
             blocks = stats.get("blkio_stats", {}).get("io_service_bytes_recursive") or []
             read = sum(each["value"] for each in blocks if each["op"].lower() == "read")
-            last = "\n".join(_log_tail(client, name, LINES_OF_PROGRESS))
-            return Activity((used + throttled) / 1e9, read, zlib.crc32(last.encode()))
+            mark = log_mark(_log_tail(client, name, LINES_OF_PROGRESS), besides)
+            return Activity((used + throttled) / 1e9, read, mark)
 
         return await self._call(work)
 

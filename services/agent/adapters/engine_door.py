@@ -25,6 +25,11 @@ class EngineDoor:
         self._prefix = (health_path or "").removesuffix("/health") if (health_path or "").endswith("/health") else ""
         self._headers = {"authorization": f"Bearer {key}"} if key is not None else {}
 
+    @property
+    def traces(self) -> str | None:
+        """What an engine's access log has of a probe: `"GET /health HTTP/1.1" 503`."""
+        return None if self._health_path is None else f"GET {self._health_path}"
+
     async def probe(self, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> Answer:
         if self._health_path is None:
             return "well"

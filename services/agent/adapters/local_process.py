@@ -34,6 +34,7 @@ from services.agent.adapters.kept_log import KeptLog
 from services.agent.adapters.oom_killer import killed_for_memory
 from services.agent.adapters.written_files import prepare
 from services.agent.domain.runtime import (
+    LINES_OF_PROGRESS,
     Activity,
     Container,
     EndedBy,
@@ -44,6 +45,7 @@ from services.agent.domain.runtime import (
     LogPart,
     PullProgress,
     RunningEngine,
+    log_mark,
 )
 from services.agent.settings import SEGMENT_BYTES
 
@@ -178,11 +180,19 @@ class LocalProcessRuntime:
             return None
         return await asyncio.to_thread(_peak_ram, known.pid, known.start_ticks)
 
-    async def activity(self, engine: EngineId) -> Activity | None:
+    async def activity(self, engine: EngineId, besides: str | None = None) -> Activity | None:
         known = self._known().get(engine)
         if known is None:
             return None
-        return await asyncio.to_thread(_activity, known.pid, known.start_ticks, self._path(engine, "log"))
+
+        def look() -> Activity | None:
+            session = _session(known.pid, known.start_ticks)
+            if not session:
+                return None
+            mark = log_mark(self._log(engine).tail(LINES_OF_PROGRESS), besides)
+            return Activity(sum(map(_busy_seconds, session)), sum(map(_read_bytes, session)), mark)
+
+        return await asyncio.to_thread(look)
 
     async def close(self) -> None:
         for engine in (self._engines or {}).values():
@@ -467,13 +477,6 @@ def _peak_ram(pid: int, start_ticks: int) -> int | None:
     return sum(map(_high_water_mark, _session(pid, start_ticks))) or None
 
 
-def _activity(pid: int, start_ticks: int, log: Path) -> Activity | None:
-    session = _session(pid, start_ticks)
-    if not session:
-        return None
-    return Activity(sum(map(_busy_seconds, session)), sum(map(_read_bytes, session)), _size(log))
-
-
 def _busy_seconds(pid: int) -> float:
     """On a processor and in its queue, all threads that live: /proc/<pid>/task/*/schedstat (`sched-stats.rst` of Linux)."""
     nanoseconds = 0
@@ -493,13 +496,6 @@ def _read_bytes(pid: int) -> int:
         return 0
     told = dict(line.split(": ") for line in counters.splitlines())
     return int(told.get("rchar", 0)) + int(told.get("read_bytes", 0))
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 def _high_water_mark(pid: int) -> int:

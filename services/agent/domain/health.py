@@ -23,6 +23,7 @@ PROBE_SECONDS: Final = 1.0
 """Between two probes of an engine that answers."""
 PROBE_TIMEOUT_SECONDS: Final = 0.75
 PROBE_STARTING_SECONDS: Final = 0.05
+"""While nobody listens, which costs an engine nothing."""
 AGAIN_SECONDS: Final = 0.1
 """After a probe that was not answered in time."""
 AGAIN_AFTER_A_NO_SECONDS: Final = 0.65
@@ -82,7 +83,9 @@ def rest_seconds(health: Health, answer: Answer) -> float:
         if health.phase == "unhealthy":
             return PROBE_SECONDS
         return AGAIN_SECONDS if answer == "late" else AGAIN_AFTER_A_NO_SECONDS
-    return PROBE_STARTING_SECONDS if health.phase == "loading" else PROBE_SECONDS
+    if health.phase == "loading":
+        return AGAIN_AFTER_A_NO_SECONDS if answer == "not_well" else PROBE_STARTING_SECONDS
+    return PROBE_SECONDS
 
 
 def needs_look(health: Health, answer: Answer, now: float) -> bool:

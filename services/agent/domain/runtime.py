@@ -1,9 +1,10 @@
 """The port through which the agent runs engines: as local processes, or in containers."""
 
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from schemas.ids import InstanceId
 from schemas.reasons import Reason
@@ -139,6 +140,15 @@ class Activity:
     """Another one after it wrote something."""
 
 
+LINES_OF_PROGRESS: Final = 50
+"""A mark is of so many last lines."""
+
+
+def log_mark(lines: Sequence[str], besides: str | None) -> int:
+    """Of its last lines, without those that contain this: what it writes of our probes says nothing of its progress."""
+    return zlib.crc32("\n".join(line for line in lines if not besides or besides not in line).encode())
+
+
 @dataclass(frozen=True, slots=True)
 class EngineExit:
     """An engine is gone with everything it started. Both numbers are None where nobody could see how it ended."""
@@ -245,8 +255,8 @@ class ContainerRuntime(Protocol):
         """
         ...
 
-    async def activity(self, engine: EngineId) -> Activity | None:
-        """What it does, or fails to do; None: not known (any more)."""
+    async def activity(self, engine: EngineId, besides: str | None = None) -> Activity | None:
+        """What it does, or fails to do; None: not known (any more). `besides`: lines of its log with this text do not count."""
         ...
 
     async def close(self) -> None:

@@ -408,6 +408,9 @@ async def test_what_runs_beside_an_engine_has_its_environment_writes_to_its_log_
     assert ended.log_tail == ("helper 1",)
 
 
+PROBED = "GET /health"
+
+
 async def test_what_an_engine_does_is_seen_and_what_it_fails_to_do(agents: Agents, runtime: ContainerRuntime) -> None:
     del agents
     script = """
@@ -417,23 +420,29 @@ ends = time.monotonic() + 1.0
 while time.monotonic() < ends:
     pass
 print("sleeps", flush=True)
+for _ in range(200):
+    print('"GET /health HTTP/1.1" 503', flush=True)
+    time.sleep(0.1)
 time.sleep(600)
 """
     await runtime.start(an_id(), a_script(script), {})
     await log_of(runtime, an_id(), lines=1)
-    first = await runtime.activity(an_id())
+    first = await runtime.activity(an_id(), PROBED)
     await log_of(runtime, an_id(), lines=2)
     await asyncio.sleep(0.5)
-    then = await runtime.activity(an_id())
+    then, whole = await runtime.activity(an_id(), PROBED), await runtime.activity(an_id())
     await asyncio.sleep(1.0)
-    last = await runtime.activity(an_id())
+    last, whole_last = await runtime.activity(an_id(), PROBED), await runtime.activity(an_id())
     assert first is not None
     assert then is not None
     assert last is not None
     assert worked(first, then, 1.0)
     assert then.busy_seconds > first.busy_seconds
     assert then.log_mark != first.log_mark
-    assert not worked(then, last, 1.0)
+    assert not worked(then, last, 1.0), "what it writes of those who ask whether it is well is no progress"
+    assert whole is not None
+    assert whole_last is not None
+    assert whole.log_mark != whole_last.log_mark
     assert await runtime.activity(an_id(2)) is None
 
 
