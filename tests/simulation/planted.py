@@ -561,7 +561,7 @@ def nobody_waits_for_requests() -> Generator[None]:
         yield
 
 
-@planted(Invariant.STREAMS, likely=79)
+@planted(Invariant.STREAMS, likely=438)
 def what_a_gateway_knows_is_not_asked() -> Generator[None]:
     """A gateway that counts nothing is believed, though it may send the next request there still."""
     real = traffic.Traffic.is_quiet
