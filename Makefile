@@ -1,10 +1,11 @@
 # Each target sets up what it needs: a virtual environment from the hash-locked requirement files.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: up demo test check test-docker test-compose test-slow test-postgres chaos sim bench docs lock clean-venv
+.PHONY: up demo test check test-docker test-compose test-vllm test-slow test-postgres chaos sim bench docs lock clean-venv
 
 up: $(VENV)/.installed
 	@$(BIN)/muster up --demo $(ARGS)
@@ -13,7 +14,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/muster demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/pytest tests -m "not docker and not compose" $(ARGS)
+	@$(BIN)/pytest tests -m "not docker and not compose and not vllm" $(ARGS)
 
 # Starts a Docker Engine of its own (root, dockerd, unshare): private socket, data and network, removed at the end.
 test-docker: $(VENV)/.installed-dev
@@ -24,6 +25,10 @@ test-docker: $(VENV)/.installed-dev
 test-compose: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.compose.base_images
 	@TESTS_OWN_NETWORK=1 unshare --net --mount sh -c 'mount -t tmpfs tmpfs /run && ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec $(BIN)/pytest tests/compose -m compose $(ARGS)'
+
+# Real vLLM, built for processors, in an environment of its own (3 GB; its torch wants PyTorch's index: PIP_EXTRA_INDEX_URL).
+test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TESTS_VLLM=$(abspath $(VLLM_VENV))/bin/vllm $(BIN)/pytest tests/vllm -m vllm $(ARGS)
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports && $(BIN)/python docs/generate.py --check
@@ -79,3 +84,10 @@ $(VENV)/.installed-dev: $(VENV)/bin/python requirements-dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@ $(VENV)/.installed
+
+$(VLLM_VENV)/.installed: requirements-vllm.txt
+	@echo "Setting up $(VLLM_VENV) (once) ..."
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-vllm.txt
+	@$(VLLM_VENV)/bin/python tests/vllm/environment.py
+	@touch $@

@@ -29,6 +29,9 @@ VERSION: Final = "{version}"
 """In an image's name."""
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
+_EXTEND_CACHE: Final = {"vLLM": ("cuda", "rocm"), "SGLang": KINDS[:-1]}
+"""Engines that keep in RAM what falls out of a GPU's KV cache: vLLM by LMCache, of which there are builds for two kinds."""
+
 Kind = Literal["cuda", "rocm", "cann", "dtk", "musa", "corex", "maca", "neuware", "hggc", "cpu"]
 Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
 Text = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -219,6 +222,11 @@ def _own_images(version: BackendVersion) -> Iterable[BackendImage]:
     if version.image_name is not None:
         return (BackendImage(image=version.image_name, platforms=()),)
     return version.images
+
+
+def extends_cache(engine: str, kind: str | None) -> bool:
+    """Is a model's `extended_kv_cache` kept on GPUs of this kind?"""
+    return kind in _EXTEND_CACHE.get(engine, ())
 
 
 def image_for(

@@ -82,7 +82,7 @@ class ModelSpec(Value):
     distributed_inference_across_workers: bool = True
     """Several machines may run one instance together, when no single one can."""
     cpu_offloading: bool = False
-    """llama.cpp may keep the layers that fit on no GPU in RAM."""
+    """llama.cpp may keep the layers that fit on no GPU in RAM; vLLM and custom backends may run on a worker that has no GPU."""
     packed: bool = False
     """Take what the model needs instead of the engine's usual share of a GPU, so that several small models share one."""
     lora_list: tuple[Lora, ...] = ()

@@ -31,5 +31,10 @@ def is_newer(version: str | None, than: str | None) -> bool:
     return ours is not None and theirs is not None and ours[: len(theirs)] > theirs
 
 
+def is_for_processors(version: str | None) -> bool:
+    """A build that needs no GPU calls itself so: `0.32.0+cpu` (PEP 440's local label)."""
+    return version is not None and version.partition("+")[2].split(".")[0] == "cpu"
+
+
 def platform_of(os: str, arch: str) -> str:
     return f"{os.lower()}/{_ARCHITECTURES.get(arch.lower(), arch.lower())}"

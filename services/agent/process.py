@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import shlex
-import socket
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -33,11 +32,15 @@ from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
 from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
+from schemas.versions import is_for_processors
 from services.agent.adapters.bundled_llama_cpp import bundled_version
 from services.agent.adapters.control_groups import ControlGroups
+from services.agent.adapters.engine_caches import EngineCaches
 from services.agent.adapters.engine_door import EngineDoor
 from services.agent.adapters.engine_keys import EngineKeys, attempt_directory
 from services.agent.adapters.engine_metrics import EngineMetrics
+from services.agent.adapters.installed import vllm_version
+from services.agent.adapters.interfaces import address_of, detect_address, interface_of
 from services.agent.adapters.inventory import no_gpus, read_inventory
 from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.log_answers import READERS, LogAnswers
@@ -72,6 +75,7 @@ from services.agent.watching import Watch
 
 log = logging.getLogger(__name__)
 
+KEEP_WHAT_THEY_COMPILE: Final = frozenset({"vLLM", "SGLang"})
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - in a container, whose port is published on one address
 PROGRESS_SECONDS: Final = 1.0
 """Between two reports about the same image."""
@@ -181,7 +185,12 @@ class AgentProcess:
         self._http: aiohttp.ClientSession | None = None
         self._metrics: EngineMetrics | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._address = settings.worker_ip or detect_address()
+        self._address = settings.worker_ip or (
+            address_of(settings.worker_ifname) if settings.worker_ifname else detect_address()
+        )
+        self._caches = EngineCaches(settings.data_dir / "engine-caches", for_others=settings.runtime == "docker")
+        self._installed: dict[str, str | None] = {}
+        """What this machine's engines are, beside llama.cpp."""
         self._relay = EngineRelay(self.worker_id, self._reached, most_requests=settings.relayed_requests)
 
     def _make_runtime(self) -> ContainerRuntime:
@@ -209,6 +218,7 @@ class AgentProcess:
         async def connect() -> None:
             buses.append(await Bus.connect(f"agent {self.worker_id}", bus_settings, timeout_seconds=3))
 
+        await self._look_for_engines()
         await retry_until_connected("the Docker Engine", self._check_paths)
         await retry_until_connected("NATS", connect)
         bus = buses[0]
@@ -240,6 +250,15 @@ class AgentProcess:
             await self._runtime.close()
             self._detector.close()
             await bus.close()
+
+    async def _look_for_engines(self) -> None:
+        """Raises BadSettings."""
+        if self._settings.runtime == "process" and self._settings.vllm_command:
+            command = shlex.split(self._settings.vllm_command)
+            try:
+                self._installed["vLLM"] = await asyncio.to_thread(vllm_version, command)
+            except BadSettings as error:
+                raise BadSettings(f"MUSTER_VLLM_COMMAND is wrong: {error}") from error
 
     async def _check_paths(self) -> None:
         """Raises BadSettings (cache_path_not_shared), Unavailable."""
@@ -320,19 +339,24 @@ class AgentProcess:
         taken = {w.port for w in self._engines.values() if w.port is not None}
         port = instance.ports[0] if instance.ports else free_port(address, self._ports, taken)
         directory = attempt_directory(settings.data_dir / "engines", EngineId(instance.instance_id, instance.attempt))
+        engine = launch.engine or launch.backend
+        present = {gpu.index: gpu for gpu in (await self._inventory()).gpus if gpu.type == instance.accelerator}
         begin = Start(
             assigned=instance,
             host=ANY_ADDRESS if inside else address,
             address=self._address,
             port=port,
             weights=files,
-            program=() if in_container and launch.image is not None else self._program(launch.engine or launch.backend),
+            program=() if in_container and launch.image is not None else self._program(engine),
+            interface=self._settings.worker_ifname or interface_of(self._address),
+            family=next((present[index].name for index in instance.gpu_indexes if index in present), None),
+            cache=self._caches.of(instance.model_id) if engine in KEEP_WHAT_THEY_COMPILE else None,
+            processors=tuple(sorted(os.sched_getaffinity(0))),
             directory=str(directory.absolute()),
             engine_key=key,
         )
         near = self._document.near if self._document is not None else ()
         command = by_proxies(begin, command_of(begin), os.environ, settings.nats_servers, near)
-        present = {gpu.index: gpu for gpu in (await self._inventory()).gpus if gpu.type == instance.accelerator}
         gpus = tuple(
             AssignedGpu(index, present[index].uuid if index in present else None) for index in instance.gpu_indexes
         )
@@ -372,7 +396,8 @@ class AgentProcess:
 
     def _program(self, backend: str) -> tuple[str, ...]:
         """The operator's, where there is a setting for it."""
-        return tuple(shlex.split(self._settings.llama_cpp_command)) if backend == "llama.cpp" else ()
+        named = {"llama.cpp": self._settings.llama_cpp_command, "vLLM": self._settings.vllm_command}
+        return tuple(shlex.split(named.get(backend, "")))
 
     async def _stop(self, engine: EngineId) -> None:
         """Report it stopped when nothing of it is left."""
@@ -528,7 +553,13 @@ class AgentProcess:
                 watched.held(held.get(engine.handle, {}))
 
     async def _inventory(self) -> Inventory:
-        backends: dict[str, str | None] = {"llama.cpp": bundled_version()}
+        backends = self._installed.copy()
+        if (
+            not self._installed
+            or self._settings.llama_cpp_command != BUILT_IN_LLAMA_CPP
+            or self._installed_for_processors
+        ):
+            backends["llama.cpp"] = bundled_version()
         handles = [engine.handle for engine in await self._runtime.list()]
         detect = (lambda: self._detector.gpus(handles)) if self._can_use_gpus else no_gpus
         found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends, detect)
@@ -537,8 +568,16 @@ class AgentProcess:
 
     @property
     def _can_use_gpus(self) -> bool:
-        """The built-in llama.cpp knows none: a GPU that is offered to it would be promised and never used."""
-        return self._settings.runtime == "docker" or self._settings.llama_cpp_command != BUILT_IN_LLAMA_CPP
+        """The built-in llama.cpp knows none: a GPU that is offered to it would be promised and never used. So it is not offered
+        beside another engine, unless that is one for processors.
+        """
+        if self._settings.runtime == "docker" or self._settings.llama_cpp_command != BUILT_IN_LLAMA_CPP:
+            return True
+        return bool(self._installed) and not self._installed_for_processors
+
+    @property
+    def _installed_for_processors(self) -> bool:
+        return bool(self._installed) and all(map(is_for_processors, self._installed.values()))
 
     async def _picture(self) -> WorkerObserved:
         edge = self._line()
@@ -630,13 +669,3 @@ def why_ended(watched: Watched, ended: EngineExit) -> tuple[Reason, ...]:
 
 async def _as_coroutine(work: Awaitable[None]) -> None:
     await work
-
-
-def detect_address() -> str:
-    """The address that this machine is reached at: the one it would talk to others from; loopback without a network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): a datagram socket sends nothing by connecting
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"

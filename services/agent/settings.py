@@ -22,6 +22,8 @@ class AgentSettings(ServiceSettings):
     """Where the gateway reaches this worker's engines; detected when not given."""
     engine_bind: str | None = None
     """Where engines listen; the worker's address when not given. With `0.0.0.0` they survive a change of that address."""
+    worker_ifname: str | None = None
+    """The network interface by which other machines reach this one, in place of an address; engines on several machines talk by it."""
     reach: Reach = "auto"
     """How gateways get at this worker's engines: `direct`, they dial its address; `relay`, through the bus, for a worker behind
     NAT or a firewall; `auto`, through the bus when its address can't be dialled.
@@ -36,6 +38,11 @@ class AgentSettings(ServiceSettings):
     """`40000-40063`: where engines listen; `0`: wherever the system finds a free port."""
     llama_cpp_command: str = BUILT_IN_LLAMA_CPP
     """The program of the llama.cpp backend, with leading arguments; it takes llama-server's flags."""
+    vllm_command: str = ""
+    """The program of the vLLM backend, with leading arguments: `/opt/vllm/bin/vllm serve`. Without one there is no vLLM, unless in
+    containers. GPUs are offered with it, unless it is a build for processors (`0.32.0+cpu`); the built-in llama.cpp, which uses
+    none, is not offered beside it then.
+    """
     runtime: Literal["process", "docker"] = "process"
     """Engines run as processes of this machine, or in containers of its Docker Engine."""
     docker_host: str | None = None

@@ -8,12 +8,12 @@ from schemas.backends import CPU, BackendInfo, InferenceBackend, built_in, effec
 from schemas.ids import ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
 from schemas.reasons import Reason
-from schemas.versions import is_newer, is_older
+from schemas.versions import is_for_processors, is_newer, is_older
 from schemas.wanted import Wanted, wanted_of
 from services.scheduler.domain.peaks import Peak, PeakOf, Where
 from services.scheduler.domain.shapes import Layout, free_of, lay_out, takes_of
 from services.scheduler.domain.snapshot import GpuSlot, Machine, Pool, Profile
-from services.scheduler.domain.takes import Estimate, Take, Takes, estimate_of
+from services.scheduler.domain.takes import ON_CPU_IF_ALLOWED, Estimate, Take, Takes, estimate_of
 
 MOST_LIKENESSES: Final = 1024
 """Of workers, that are remembered: there may be as many as there are workers, and in time any number."""
@@ -362,9 +362,21 @@ class Candidate:
         if request.info is not None and CPU not in request.info.accelerators:
             return True
         layers = request.wanted.gpu_layers
-        if request.spec.backend == "Custom" and not request.spec.cpu_offloading:
+        if request.spec.backend in ON_CPU_IF_ALLOWED and not request.spec.cpu_offloading:
+            return True
+        if request.spec.backend == "vLLM" and not self._has_build_for_processors:
             return True
         return request.spec.gpu_selector is not None or (layers is not None and layers > 0)
+
+    @property
+    def _has_build_for_processors(self) -> bool:
+        """Of vLLM, which is another one than for GPUs. Whether there is an image of it is told by `image_missing`."""
+        inventory = self.machine.inventory
+        if self.machine.pools:
+            return False
+        return inventory.runtime != "process" or any(
+            is_for_processors(inventory.backends.get(name)) for name in (self.request.wish.backend, "vLLM")
+        )
 
     def _selected(self, machine: Machine) -> tuple[Pool, ...]:
         selected = self.request.selected

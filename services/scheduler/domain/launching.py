@@ -10,6 +10,7 @@ from schemas.ids import WorkerId
 from schemas.models import Category, Launch
 from schemas.parameters import find
 from services.scheduler.domain.candidate import Request
+from services.scheduler.domain.memory.vllm_cpu import CACHE_SPACE
 from services.scheduler.domain.placement import Placed
 from services.scheduler.domain.snapshot import Machine
 from services.scheduler.domain.takes import DEFAULT_CONTEXT
@@ -33,7 +34,7 @@ def launch_of(
         run_command=run_command_of(spec, backend, chosen.version) if backend and chosen.image else spec.run_command,
         source=spec.source,
         parameters=(*assumed(request, placed), *spec.backend_parameters),
-        env=spec.env,
+        env=spec.env | _assumed_env(request, placed),
         categories=_categories(request),
         lora_list=spec.lora_list,
         speculative_config=spec.speculative_config,
@@ -96,6 +97,12 @@ def assumed(request: Request, placed: Placed) -> tuple[str, ...]:
         )
         found.extend(f"{names[0]}={size}" for names, size in sizes if names and size > 1)
     return tuple(found)
+
+
+def _assumed_env(request: Request, placed: Placed) -> dict[str, str]:
+    if request.spec.backend != "vLLM" or placed.places[0].type is not None or request.usual is None:
+        return {}
+    return {CACHE_SPACE: str(request.usual.cpu_cache_gib)}
 
 
 def _is_context_ours(request: Request, placed: Placed) -> bool:

@@ -100,7 +100,7 @@ def needs_of(request: Request, machines: Sequence[Machine]) -> AnswerNeeds:
     if usual is None:
         return AnswerNeeds(vram=0, ram=0, weight_bytes=0, per_gpu_share=None)
     profiles = [gpu.profile for machine in machines for pool in Candidate(request, machine).pools for gpu in pool.gpus]
-    on_cpu = not profiles and usual.layered is not None
+    on_cpu = not profiles and usual.may_be_on_cpu
     wanted = request.wanted
     sizes = Parallelism(tensor=wanted.tensor or 1, pipeline=wanted.pipeline or 1, data=wanted.data or 1)
     return AnswerNeeds(

@@ -11,7 +11,7 @@ from typing import Final
 
 from schemas.models import Claim, Parallelism
 from services.scheduler.domain.snapshot import GpuSlot, Machine, Pool, Profile
-from services.scheduler.domain.takes import Estimate, Take, Takes
+from services.scheduler.domain.takes import ON_CPU_IF_ALLOWED, Estimate, Take, Takes
 
 Free = Callable[[GpuSlot], int]
 MOST_PROFILES: Final = 1024
@@ -80,7 +80,7 @@ def lay_out(
             best = found
     if best is None and estimate.layered is not None:
         best = _partial(machine, pools, estimate, free=free) or _in_ram(machine, estimate)
-    elif best is None and estimate.spec.backend == "Custom" and _may_be_in_ram(machine, estimate):
+    elif best is None and estimate.spec.backend in ON_CPU_IF_ALLOWED and _may_be_in_ram(machine, estimate):
         best = Layout(machine, None, (), estimate.on_cpu, 0)
     return best
 
@@ -159,10 +159,10 @@ def _partial(machine: Machine, pools: Sequence[Pool], estimate: Estimate, *, fre
 
 def _may_be_in_ram(machine: Machine, estimate: Estimate) -> bool:
     """An image that may run without a GPU does so where there is none, and as a last resort where there is room for it:
-    where there is not, what its GPUs lack is what is told.
+    where there is not, what its GPUs lack is what is told. vLLM's builds are for the one or the other.
     """
     spec = estimate.spec
-    room = not machine.pools or machine.ram_free >= estimate.on_cpu.ram_bytes
+    room = not machine.pools or (spec.backend == "Custom" and machine.ram_free >= estimate.on_cpu.ram_bytes)
     return spec.cpu_offloading and spec.gpu_selector is None and room
 
 

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from schemas.ids import ModelId, WorkerId
 from schemas.models import Claim, Gpu, Inventory
-from schemas.versions import platform_of
+from schemas.versions import is_for_processors, platform_of
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -217,7 +217,11 @@ def _make_of(platform: str, inventory: Inventory, slots: tuple[GpuSlot, ...]) ->
     traits = tuple(
         (slot.profile, slot.unhealthy is None, slot.compute_capability, slot.runtime_version) for slot in slots
     )
-    backends = tuple(sorted(inventory.backends)) if inventory.runtime == "process" else None
+    backends = (
+        tuple(sorted((name, is_for_processors(version)) for name, version in inventory.backends.items()))
+        if inventory.runtime == "process"
+        else None
+    )
     make = (platform, inventory.memory_total <= 0, inventory.runtime == "process", backends, traits)
     number = _MAKES.get(make)
     if number is None:

@@ -21,6 +21,7 @@ from services.scheduler.domain.candidate import Candidate, Request
 from services.scheduler.domain.fleet import changes_engine
 from services.scheduler.domain.placement import Placed, Refused, allows_gang, place
 from services.scheduler.domain.snapshot import Machine, copy_of, gpu_ids
+from services.scheduler.domain.takes import ON_CPU_IF_ALLOWED
 
 NEAREST: Final = 6
 """Workers on which changes are tried: those that came closest."""
@@ -322,12 +323,22 @@ def _more_gpus(
 
 def _offloading(request: Request, nearest: Sequence[Machine], codes: set[str]) -> Iterator[_Try]:
     lacking = {"not_enough_vram", "no_gpu", "gpu_unhealthy", "accelerator_not_supported", "gpu_memory_in_use_by_others"}
-    if request.spec.backend in ("llama.cpp", "Custom") and not request.spec.cpu_offloading and codes & lacking:
+    may_divide = request.spec.backend == "llama.cpp"
+    if (
+        (may_divide or request.spec.backend in ON_CPU_IF_ALLOWED)
+        and not request.spec.cpu_offloading
+        and codes & lacking
+    ):
         yield _patched(
             request,
             nearest,
             {"cpu_offloading": True},
-            "with cpu_offloading it fits: what no GPU holds stays in RAM, which is slower",
+            "with cpu_offloading it fits: "
+            + (
+                "what no GPU holds stays in RAM, which is slower"
+                if may_divide
+                else "it runs on processors, which is slower"
+            ),
         )
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from schemas.backends import extends_cache
 from schemas.models import ModelSpec, ModelWeights, Parallelism
 from schemas.parameters import find, whole_number
 from schemas.value import MOST_BYTES
 from schemas.wanted import MOST_TOKENS, Wanted
-from services.scheduler.domain.memory import gguf, mindie, vllm
+from services.scheduler.domain.memory import gguf, mindie, vllm, vllm_cpu
 from services.scheduler.domain.memory.architecture import Architecture, architecture_of
 from services.scheduler.domain.memory.claims import claimed_bytes
 from services.scheduler.domain.memory.fitting import fitting_tokens
@@ -30,6 +31,8 @@ DEFAULT_CONTEXT: Final = 8192
 ENGINE_BYTES: Final = GIB
 """Of a GPU, beside weights and KV cache: the runtime's context, activations of one step. Assumed; used for what context fits."""
 ALONE: Final = Parallelism()
+ON_CPU_IF_ALLOWED: Final = ("Custom", "vLLM")
+"""Backends that may need no GPU, where the author says so (`cpu_offloading`)."""
 CUSTOM_RAM_BYTES: Final = 2 * GIB
 SHARED_BY_ALL: Final = ("Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3VLForConditionalGeneration")
 """Architectures whose embedding and reranking models keep a KV cache, and so take a share like language models."""
@@ -101,10 +104,28 @@ class Estimate:
     @property
     def on_cpu(self) -> "Take":
         """Wholly in RAM."""
-        size = self.wanted.ram_bytes
-        if size is None:
-            size = self.layered.all_bytes + gguf.OVERHEAD_BYTES if self.layered else self.needed_bytes
-        return self._as_measured(Take(0, 0, size, gpu_layers=0 if self.layered else None), CPU)
+        if self.layered is not None:
+            size, sizes = self.layered.all_bytes + gguf.OVERHEAD_BYTES, ALONE
+        elif self.spec.backend == "vLLM":
+            wanted, sizes = self.wanted, ALONE
+            if wanted.world_size is not None:
+                sizes = Parallelism(tensor=wanted.tensor or 1, pipeline=wanted.pipeline or 1, data=wanted.data or 1)
+            ranks = sizes.tensor * sizes.pipeline * sizes.data
+            size = vllm_cpu.ram_bytes(self.needed_bytes, self.cpu_cache_gib, ranks, sizes.data)
+        else:
+            size, sizes = self.needed_bytes, ALONE
+        size = size if self.wanted.ram_bytes is None else self.wanted.ram_bytes
+        layers = 0 if self.layered is not None else None
+        return self._as_measured(Take(0, 0, min(size, MOST_BYTES), gpu_layers=layers, parallelism=sizes), CPU)
+
+    @property
+    def cpu_cache_gib(self) -> int:
+        """The KV cache of each of vLLM's ranks on processors."""
+        return vllm_cpu.cache_gib(self.spec.env, self._cache_bytes(self.context, ALONE))
+
+    @property
+    def may_be_on_cpu(self) -> bool:
+        return self.layered is not None or (self.spec.backend in ON_CPU_IF_ALLOWED and self.spec.cpu_offloading)
 
     @property
     def may_claim_peak(self) -> bool:
@@ -291,16 +312,25 @@ class Estimate:
         each = self.needed_on(profile, gpus, parallelism)
         share = self.share_on(profile, parallelism)
         if share is None:
-            return self._fitting(profile, Take(gpus, each, self.ram_bytes, parallelism=parallelism))
+            ram = self.ram_bytes + self._extended_cache_bytes(profile, gpus * each)
+            return self._fitting(profile, Take(gpus, each, ram, parallelism=parallelism))
         if share <= 0:  # the system keeps all of it
             return None
         reserved = int(share * profile.memory_total)
-        take = Take(gpus, reserved, self.ram_bytes, share, parallelism)
+        ram = self.ram_bytes + self._extended_cache_bytes(profile, gpus * reserved)
+        take = Take(gpus, reserved, ram, share, parallelism)
         if each > reserved and not self.is_manual:
             return self._cache_short(profile, gpus, reserved, parallelism)
         if not self.is_manual and (short := self._context_short(gpus, reserved, parallelism)) is not None:
             return short
         return self._fitting(profile, replace(take, overcommitted=each > reserved))
+
+    def _extended_cache_bytes(self, profile: Profile, vram: int) -> int:
+        """RAM on a worker for what does not fit into the KV cache there; `vram`: of all its GPUs that are taken."""
+        wanted = self.spec.extended_kv_cache
+        if wanted is None or self.wanted.ram_bytes is not None or not extends_cache(self.spec.backend, profile.type):
+            return 0
+        return int(wanted.ram_ratio * vram if wanted.ram_size is None else wanted.ram_size * 2**30)
 
     def _fitting(self, profile: Profile, take: Take) -> Take | None:
         take = self._as_measured(take, profile.name)

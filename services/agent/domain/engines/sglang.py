@@ -116,7 +116,7 @@ def _extended_cache(start: Start) -> tuple[Flag, ...]:
     size = (
         flag(("--hicache-ratio", "--hicache-size"), f"{wanted.ram_ratio:g}")
         if wanted.ram_size is None
-        else flag(("--hicache-size", "--hicache-ratio"), max(round(wanted.ram_size), 1))
+        else flag(("--hicache-size", "--hicache-ratio"), max(round(wanted.ram_size / max(start.gpus, 1)), 1))
     )
     pages = (flag("--page-size", wanted.chunk_size),) if wanted.chunk_size is not None else ()
     return (flag("--enable-hierarchical-cache"), *pages, size)

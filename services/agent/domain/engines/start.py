@@ -32,7 +32,9 @@ class Start:
     family: str | None = None
     """Of the accelerators, as their vendor calls it: `Ascend310P3`, `Ascend910B2`; None: not told."""
     cache: str | None = None
-    """A directory of this worker that outlives engines: what they compile is kept there."""
+    """A directory of this worker for engines of this model, which outlives them: what they compile is kept there."""
+    processors: tuple[int, ...] = ()
+    """Numbers of those that engines may run on."""
     directory: str | None = None
     """A directory of this attempt on this worker, for files that are written for it."""
     engine_key: str | None = field(default=None, repr=False)

@@ -12,6 +12,7 @@ One instance on several machines, as the user says (`--distributed-executor-back
 import json
 from typing import Any, Final
 
+from schemas.backends import extends_cache
 from schemas.models import Speculation
 from schemas.parameters import find
 from schemas.wanted import FLAGS
@@ -106,7 +107,7 @@ def _speculation(wanted: Speculation) -> str:
 
 
 def _extended_cache(start: Start) -> tuple[Flag, ...]:
-    """LMCache keeps in RAM what does not fit on the GPU; there are builds of it for NVIDIA and AMD."""
+    """LMCache keeps in RAM what does not fit on the GPU."""
     if _cache_gib(start) is None:
         return ()
     connector = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
@@ -114,12 +115,13 @@ def _extended_cache(start: Start) -> tuple[Flag, ...]:
 
 
 def _cache_gib(start: Start) -> float | None:
+    """Of each of the worker's ranks, which share its RAM out."""
     wanted = start.launch.extended_kv_cache
-    if wanted is None or start.assigned.accelerator not in ("cuda", "rocm"):
+    if wanted is None or not extends_cache("vLLM", start.assigned.accelerator):
         return None
-    if wanted.ram_size is not None:
-        return wanted.ram_size
-    return wanted.ram_ratio * sum(start.assigned.claim.vram.values()) / 2**30
+    vram = start.assigned.claim.vram
+    whole = wanted.ram_ratio * sum(vram.values()) / 2**30 if wanted.ram_size is None else wanted.ram_size
+    return whole / max(len(vram), 1)
 
 
 def _is_310p(start: Start) -> bool:
@@ -209,7 +211,8 @@ def _is_given(start: Start, names: tuple[str, ...]) -> bool:
 def _environment(start: Start) -> dict[str, str]:
     """`VLLM_PORT`: the first of the ports that its parts use among themselves, on several machines."""
     launch = start.launch
-    env = torch_threads() | {"SAFETENSORS_FAST_GPU": "1", "VLLM_NO_USAGE_STATS": "1"} | on_ascend(start)
+    threads = torch_threads() if start.assigned.accelerator is not None else _on_processors(start)
+    env = threads | {"SAFETENSORS_FAST_GPU": "1", "VLLM_NO_USAGE_STATS": "1"} | on_ascend(start)
     if start.cache is not None:
         env["VLLM_CACHE_ROOT"] = f"{start.cache}/vllm"
     if (cache_gib := _cache_gib(start)) is not None and launch.extended_kv_cache is not None:
@@ -221,3 +224,16 @@ def _environment(start: Start) -> dict[str, str]:
         if launch.parallelism.data > 1:
             env["VLLM_DP_MASTER_PORT"] = str(start.meeting_port(MASTER_PORT))
     return env
+
+
+def _on_processors(start: Start) -> dict[str, str]:
+    """VLLM binds a rank's threads to the processors of a NUMA node, and refuses more ranks than there are nodes: those get equal
+    parts of what there is. Source: its documentation of the CPU backend (`VLLM_CPU_OMP_THREADS_BIND`).
+    """
+    sizes = start.launch.parallelism
+    ranks = max(sizes.tensor * sizes.pipeline * sizes.data // start.nodes, 1)
+    each = len(start.processors) // ranks
+    if ranks == 1 or each == 0:
+        return {}
+    parts = (start.processors[rank * each : (rank + 1) * each] for rank in range(ranks))
+    return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, part)) for part in parts)}

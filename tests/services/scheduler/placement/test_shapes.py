@@ -2,10 +2,10 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -1025,3 +1025,96 @@ def test_where_it_says_no_nobody_finds_a_place_on_one_worker() -> None:
                 tried += 1
                 assert not fits_somehow(request, machine), (seed, machine.name)
     assert tried > FLEETS // 4
+
+
+# -- vLLM on processors -----------------------------------------------------------------------------------------------
+
+BUILT_FOR_CPU: Final = {"runtime": "process", "backends": {"vLLM": "0.32.0+cpu"}}
+BUILT_FOR_GPUS: Final = {"runtime": "process", "backends": {"vLLM": "0.32.0"}}
+
+
+def on_processors(*parameters: str, **fields: Any) -> ModelSpec:
+    return a_spec(cpu_offloading=True, backend_parameters=parameters, **fields)
+
+
+def test_vllm_runs_in_ram_where_its_author_allows_it_and_claims_its_cache() -> None:
+    machine = a_machine("w1", (), inventory=BUILT_FOR_CPU)
+    found = placed(request := a_request(on_processors(), safetensors(10 * GIB)), machine)
+    assert (found.places[0].type, found.places[0].gpu_indexes) == (None, ())
+    assert found.take.ram_bytes == (12 + 2 + 4) * GIB, "the usual claim, and four GiB of cache"
+    assert found.places[0].claim.ram == found.take.ram_bytes
+    launch = launch_of(request, found, {machine.id: machine}, 1)
+    assert launch.env == {"VLLM_CPU_KVCACHE_SPACE": "4"}
+    assert launch.parameters == ("--max-model-len=8192",)
+    assert launch.memory_fraction is None
+
+
+def test_each_rank_on_processors_holds_a_cache_of_the_size_that_the_author_says() -> None:
+    spec = on_processors("--tensor-parallel-size=2", env={"VLLM_CPU_KVCACHE_SPACE": "1"})
+    machine = a_machine("w1", (), inventory=BUILT_FOR_CPU)
+    found = placed(request := a_request(spec, safetensors(10 * GIB)), machine)
+    assert found.take.ram_bytes == (12 + 2 + 2 * 1 + 1) * GIB
+    assert found.parallelism == Parallelism(tensor=2)
+    assert launch_of(request, found, {machine.id: machine}, 1).env == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def test_a_cache_on_processors_holds_one_sequence_of_the_context() -> None:
+    """Qwen3-8B: 36 layers × 8 heads × 128 × 2 × 2 bytes are 144 KiB a token, 18 GiB for 131,072."""
+    machine = a_machine("w1", (), inventory=BUILT_FOR_CPU)
+    found = placed(a_request(on_processors("--max-model-len=131072"), safetensors(10 * GIB)), machine)
+    assert found.take.ram_bytes == (12 + 2 + 18) * GIB
+
+
+@pytest.mark.parametrize(
+    ("spec", "inventory", "code"),
+    [
+        (a_spec(), BUILT_FOR_CPU, "no_gpu"),
+        (on_processors(), BUILT_FOR_GPUS, "no_gpu"),
+        (on_processors(), BUILT_FOR_CPU | {"memory_total": 16 * GIB}, "not_enough_ram"),
+        (on_processors(backend="SGLang"), {}, "no_gpu"),
+    ],
+    ids=["nobody said so", "a build for GPUs", "too little RAM", "SGLang"],
+)
+def test_what_does_not_run_on_processors_says_why(spec: ModelSpec, inventory: Mapping[str, Any], code: str) -> None:
+    answer = refused(a_request(spec, safetensors(10 * GIB)), a_machine("w1", (), inventory=inventory))
+    assert [reason.code for reason in answer.workers[0].reasons] == [code]
+
+
+def test_gpus_are_taken_before_processors_and_a_full_gpu_is_waited_for() -> None:
+    small = safetensors(10 * GIB)
+    both = (a_machine("w1", (), inventory=BUILT_FOR_CPU), a_machine("w2", gpus(1)))
+    assert placed(a_request(on_processors(), small), *both).places[0].worker_id == "w-w2"
+    answer = refused(a_request(on_processors(), safetensors(200 * GIB)), a_machine("w2", gpus(1)))
+    assert [reason.code for reason in answer.workers[0].reasons] == ["not_enough_vram"]
+
+
+def test_containers_run_it_on_processors_too() -> None:
+    machine = a_machine("w1", ())
+    found = placed(request := a_request(on_processors(), safetensors(10 * GIB)), machine)
+    assert launch_of(request, found, {machine.id: machine}, 1).image == "vllm/vllm-openai-cpu:v0.29.0"
+
+
+# -- RAM beside the cache ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields", "expected"),
+    [
+        ({"ram_size": 64}, {}, 64 * GIB),
+        ({"ram_ratio": 0.5}, {}, int(0.5 * int(0.9 * 80 * GIB))),
+        ({"ram_size": 64}, {"backend": "SGLang"}, 64 * GIB),
+        ({"ram_size": 64}, {"claim_override": {"ram": 5 * GIB}}, 5 * GIB),
+    ],
+)
+def test_what_a_cache_is_extended_into_is_claimed(
+    asked: Mapping[str, Any], fields: Mapping[str, Any], expected: int
+) -> None:
+    spec = a_spec(extended_kv_cache=asked, **fields)
+    assert placed(a_request(spec), a_machine("w1", gpus(1))).places[0].claim.ram == expected
+    answer = refused(a_request(spec), a_machine("w1", gpus(1), ram=4 * GIB))
+    assert [reason.code for reason in answer.workers[0].reasons] == ["not_enough_ram"]
+
+
+def test_where_no_engine_extends_its_cache_nothing_is_claimed_for_it() -> None:
+    spec = a_spec(extended_kv_cache={"ram_size": 64})
+    assert placed(a_request(spec), a_machine("w1", gpus(1, type="cann"))).places[0].claim.ram == 0

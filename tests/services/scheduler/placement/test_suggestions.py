@@ -398,5 +398,5 @@ def test_the_backend_that_was_meant_is_suggested_where_the_name_is_wrong(typed: 
 
 
 def test_no_backend_is_suggested_that_does_not_run_there_either() -> None:
-    assert suggested(a_request(a_spec(backend="vllm")), a_machine("w1", ())) == ()
+    assert suggested(a_request(a_spec(backend="vllm")), a_machine("w1", gpus(2), inventory={"os": "windows"})) == ()
     assert suggested(a_request(a_spec(backend="TGI")), a_machine("w1", gpus(2))) == ()
