@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import orjson
 import psutil
 import pytest
 
@@ -87,11 +88,6 @@ async def test_one_instance_serves_on_processors_and_nothing_is_left_of_it_when_
 
     ((_, pid),) = stack.engines().items()
     await nobody_else_is_answered(pid)
-    metrics = await client.until(
-        f"/v2/model-instances/{instance['id']}", lambda seen: bool(seen["state"] == "running"), seconds=5
-    )
-    assert metrics["attempt"] == 1
-
     parts = session(pid)
     assert len(parts) >= 3, "the server, its core and a worker"
     os.kill(pid, signal.SIGKILL)
@@ -105,13 +101,16 @@ async def test_one_instance_serves_on_processors_and_nothing_is_left_of_it_when_
 
 
 async def streamed(client: Client) -> str:
-    body = {"model": "tinychat", "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0, "stream": True}
+    body = {
+        "model": "tinychat",
+        "messages": [{"role": "user", "content": "Who are you?"}],
+        "temperature": 0,
+        "stream": True,
+    }
     async with client.session.post(f"{client.url}/v1/chat/completions", json=body) as answer:
         assert answer.status == 200
         lines = [line.decode().strip() async for line in answer.content if line.strip()]
     assert lines[-1] == "data: [DONE]"
-    import orjson  # noqa: PLC0415
-
     chunks = [orjson.loads(line.removeprefix("data: ")) for line in lines[:-1]]
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
@@ -123,9 +122,9 @@ async def nobody_else_is_answered(pid: int) -> None:
     key = process.environ()["VLLM_API_KEY"]
     assert key not in " ".join(process.cmdline())
     body = {"model": "tinychat", "messages": [{"role": "user", "content": "Who are you?"}]}
-    async with aiohttp.ClientSession() as http:
-        async with http.post(f"http://127.0.0.1:{listens}/v1/chat/completions", json=body) as answer:
-            assert answer.status == 401
+    at = f"http://127.0.0.1:{listens}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http, http.post(at, json=body) as answer:
+        assert answer.status == 401
 
 
 async def test_two_ranks_share_a_model_out_on_processors(stack: Stack) -> None:
@@ -159,13 +158,13 @@ async def test_two_workers_run_one_instance_and_the_one_that_fails_is_named(stac
     client = stack.client()
     await deploy(client, "--tensor-parallel-size=2", distributed_inference_across_workers=True)
     instance = await until_ready(client)
-    assert sorted(member["rank"] for member in instance["members"]) == [0, 1]
+    assert [member["role"] for member in instance["members"]] == ["leader", "follower"]
     assert "TinyChat" in await answer_of(client)
     first, second = ({**stack.engines(number)} for number in range(2))
     assert first.keys() == second.keys(), "the same attempt on both"
 
-    follower = next(member["worker"] for member in instance["members"] if member["rank"] == 1)
-    number = int(follower.removeprefix("worker-"))
+    follower = instance["members"][1]["worker_id"]
+    number = [worker.id for worker in stack.workers].index(follower)
     (killed,) = stack.engines(number).values()
     (leads,) = stack.engines(1 - number).values()
     parts = session(killed) + session(leads)
@@ -178,6 +177,8 @@ async def test_two_workers_run_one_instance_and_the_one_that_fails_is_named(stac
     assert again["restart_count"] == 1
     (failure,) = of_type(await facts_of(stack), "InstanceFailed")
     (reason,) = failure.envelope.data["reasons"]
-    assert (reason["code"], reason["worker"]) == ("engine_killed", follower), "the follower ended first, and the leader for that"
+    assert (reason["code"], reason["worker_id"]) == ("engine_killed", follower), (
+        "the follower ended first, and the leader for that"
+    )
     assert not any(part.is_running() for part in parts)
     assert "TinyChat" in await answer_of(client)

@@ -172,7 +172,7 @@ def _may_be_a_member(request: Request, found: Sequence[ReasonBase]) -> bool:
     if not any(isinstance(reason, BeingInspected) for reason in found):
         return False
     others = [reason for reason in cast("Sequence[Reason]", found) if not isinstance(reason, BeingInspected)]
-    return all(reason.code in CAPACITY_CODES for reason in others) and allows_gang(request)
+    return all(reason.code in CAPACITY_CODES for reason in others) and may_allow_gang(request)
 
 
 def layout_of(candidate: Candidate) -> Layout:
@@ -311,17 +311,25 @@ def place_gang(
     return search.why_not(some_day)
 
 
-def allows_gang(request: Request) -> bool:
-    """May several workers run one instance of it together?"""
-    estimate, wanted = request.usual, request.wanted
+def may_allow_gang(request: Request) -> bool:
+    """It allows one, or nobody has looked at its files yet, which may say so."""
+    return _wants_gang(request) if request.usual is None else allows_gang(request)
+
+
+def _wants_gang(request: Request) -> bool:
+    wanted = request.wanted
     return (
-        estimate is not None
-        and request.info is not None
+        request.info is not None
         and request.info.distributes
-        and (estimate.takes_share or estimate.spec.backend == "Custom")
         and request.spec.distributed_inference_across_workers
         and (wanted.gpus is None or wanted.gpus > 1)
     )
+
+
+def allows_gang(request: Request) -> bool:
+    """May several workers run one instance of it together?"""
+    estimate = request.usual
+    return estimate is not None and (estimate.takes_share or estimate.spec.backend == "Custom") and _wants_gang(request)
 
 
 def group_is_better(request: Request, layouts: Sequence[Layout]) -> bool:

@@ -43,6 +43,7 @@ from services.scheduler.domain.placement import (
     best_of,
     group_is_better,
     layout_of,
+    may_allow_gang,
     may_gang,
     objections_to,
     place,
@@ -209,7 +210,7 @@ class Placing:
         if waiting.author_only:
             return []
         request = self.request_for(model_id)
-        together = allows_gang(request)
+        together = may_allow_gang(request)
         askable = [
             machine
             for machine in self._fleet.machines

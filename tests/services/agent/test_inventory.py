@@ -14,6 +14,7 @@ from services.agent.adapters.local_process import LocalProcessRuntime
 from services.agent.adapters.probes.detection import Detector
 from services.agent.process import AgentProcess
 from services.agent.settings import AgentSettings
+from tests.services.agent.test_installed import an_environment
 
 BACKENDS = {"llama.cpp": "2026.10"}
 GPU = {"index": 0, "vendor": "nvidia", "type": "cuda", "name": "H100", "memory_total": 80 * 2**30}
@@ -116,3 +117,41 @@ async def test_gpus_are_offered_where_an_engine_could_use_them(
 
     monkeypatch.setattr(Detector, "gpus", gpus)
     assert (await agent._inventory()).gpus == found  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "backends"),
+    [
+        ("0.32.0", (FOUND,), {"vLLM"}),
+        ("0.32.0+cpu", (), {"vLLM", "llama.cpp"}),
+    ],
+    ids=["a build for GPUs", "a build for processors"],
+)
+async def test_a_vllm_of_the_machine_is_offered_with_what_it_can_use(
+    version: str, found: tuple[Gpu, ...], backends: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in llama.cpp would be promised the GPUs and use none."""
+    program = an_environment(tmp_path / "vllm", ("vllm", version))
+    settings = {
+        "agent_nkey_seed": new_seed(),
+        "data_dir": tmp_path,
+        "worker_ip": "127.0.0.1",
+        "vllm_command": f"{program} -m vllm.entrypoints.openai.api_server",
+    }
+    agent = AgentProcess(AgentSettings.model_validate(settings), runtime=LocalProcessRuntime(tmp_path))
+
+    def gpus(*_: object) -> tuple[Gpu, ...]:
+        return (FOUND,)
+
+    monkeypatch.setattr(Detector, "gpus", gpus)
+    await agent._look_for_engines()  # pyright: ignore[reportPrivateUsage]
+    inventory = await agent._inventory()  # pyright: ignore[reportPrivateUsage]
+    assert (inventory.gpus, inventory.backends.keys()) == (found, backends)
+    assert inventory.backends["vLLM"] == version
+
+
+async def test_a_vllm_that_is_not_there_is_told_with_the_setting(tmp_path: Path) -> None:
+    settings = {"agent_nkey_seed": new_seed(), "data_dir": tmp_path, "vllm_command": "/nonexistent/vllm serve"}
+    agent = AgentProcess(AgentSettings.model_validate(settings), runtime=LocalProcessRuntime(tmp_path))
+    with pytest.raises(BadSettings, match=r"MUSTER_VLLM_COMMAND is wrong: there is no program /nonexistent/vllm"):
+        await agent._look_for_engines()  # pyright: ignore[reportPrivateUsage]

@@ -79,6 +79,11 @@ def test_a_cache_in_ram(asked: dict[str, float], told: tuple[str, ...]) -> None:
     assert found[first : first + len(told)] == told
 
 
+def test_ranks_share_the_ram_of_a_worker_out() -> None:
+    command = sglang(a_start(a_launch("SGLang", extended_kv_cache={"ram_size": 64}), gpus=4))
+    assert command.argv[command.argv.index("--hicache-size") + 1] == "16"
+
+
 def test_the_users_size_excludes_our_ratio() -> None:
     assert "--hicache-ratio" not in argv("--hicache-size=8", extended_kv_cache={})
 

@@ -164,6 +164,11 @@ def test_a_cache_in_ram(asked: dict[str, float], gib: str, kind: str) -> None:
     assert command.env["LMCACHE_CHUNK_SIZE"] == "128"
 
 
+def test_ranks_share_the_ram_of_a_worker_out() -> None:
+    launch = a_launch("vLLM", extended_kv_cache={"ram_size": 64}, parallelism={"tensor": 2})
+    assert vllm(a_start(launch, gpus=2)).env["LMCACHE_MAX_LOCAL_CPU_SIZE"] == "32"
+
+
 def test_where_there_is_no_build_of_it_there_is_no_cache_in_ram() -> None:
     command = vllm(a_start(a_launch("vLLM", extended_kv_cache={}), "cann"))
     assert "--kv-transfer-config" not in command.argv
@@ -221,3 +226,27 @@ def test_libraries_talk_over_the_interface_of_the_workers_address() -> None:
 def test_the_users_environment_wins(nodes: int, version: str) -> None:
     start = on_machines(0, nodes=nodes, version=version, env={"OMP_NUM_THREADS": "8"})
     assert vllm(start).env["OMP_NUM_THREADS"] == "8"
+
+
+# -- on processors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "nodes", "processors", "told"),
+    [
+        ({}, 1, 8, None),
+        ({"tensor": 2}, 1, 8, "0,1,2,3|4,5,6,7"),
+        ({"tensor": 2, "pipeline": 2}, 1, 9, "0,1|2,3|4,5|6,7"),
+        ({"data": 2}, 1, 2, "0|1"),
+        ({"tensor": 4}, 1, 2, None),
+    ],
+    ids=["one rank", "two", "one is left over", "two copies", "too few"],
+)
+def test_ranks_share_the_processors_out(sizes: dict[str, int], nodes: int, processors: int, told: str | None) -> None:
+    start = a_start(a_launch("vLLM", parallelism=sizes), None, nodes=nodes, processors=tuple(range(processors)))
+    assert vllm(start).env.get("VLLM_CPU_OMP_THREADS_BIND") == told
+
+
+def test_on_processors_the_number_of_threads_is_vllms_own() -> None:
+    assert "OMP_NUM_THREADS" not in vllm(a_start(a_launch("vLLM"), None)).env
+    assert vllm(a_start(a_launch("vLLM"))).env["OMP_NUM_THREADS"] == "1"

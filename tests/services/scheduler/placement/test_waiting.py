@@ -167,6 +167,23 @@ def test_a_quarantine_is_lifted_for_itself() -> None:
     assert placing.worth_asking(M, 9) == [W1]
 
 
+@pytest.mark.parametrize(("distributed", "asked"), [(True, [W1, W2]), (False, [])])
+def test_the_files_of_what_is_too_large_for_one_worker_are_looked_at_for_a_group(
+    *, distributed: bool, asked: list[WorkerId]
+) -> None:
+    """Nobody knows yet what it weighs, and its author says two GPUs: no worker has them, and two together do."""
+    fleet = Fleet()
+    for machine in (a_machine("w1", gpus(1)), a_machine("w2", gpus(1))):
+        fleet.machines.put(machine)
+    spec = a_spec(backend_parameters=["--tensor-parallel-size=2"], distributed_inference_across_workers=distributed)
+    fleet.wishes[M] = Wish(spec, 1)
+    placing = Placing(fleet)
+    answer = placing.find(M)
+    assert isinstance(answer, Refused)
+    placing.waiting.refused(M, answer, 0)
+    assert placing.worth_asking(M, 9) == asked
+
+
 def test_what_lifts_no_blocker_wakes_nobody() -> None:
     """Memory is freed where there is no GPU of its kind; a promise is made; a downloader speaks that spoke before."""
     fleet = a_fleet(a_machine("w1", claims=[(M, None, Claim(ram=GIB))]), a_machine("w2", gpus(1), cordoned=True))
