@@ -26,7 +26,12 @@ CODES: Final = {"json_invalid": "invalid_json", "extra_forbidden": "unknown_fiel
 
 def deploy(  # noqa: PLR0917 - options of a command
     name: Annotated[str, typer.Argument(help="What clients will ask for.")],
-    path: Annotated[str, typer.Option(help="A .gguf file on the workers; a relative path is completed from here.")],
+    path: Annotated[
+        str,
+        typer.Option(
+            help="A .gguf file or a model's directory on the workers; a relative path is completed from here."
+        ),
+    ],
     replicas: Annotated[int, typer.Option(help="So many instances.", min=0)] = 1,
     param: Annotated[
         list[str] | None, typer.Option(help="A flag for the engine, e.g. --param --ctx-size=4096; may be repeated.")
@@ -35,6 +40,9 @@ def deploy(  # noqa: PLR0917 - options of a command
     backend: Annotated[str | None, typer.Option(help="`muster backends` lists them; llama.cpp when not given.")] = None,
     backend_version: Annotated[str | None, typer.Option(help="Of the backend; its usual one when not given.")] = None,
     image: Annotated[str | None, typer.Option(help="The container image, in place of the backend's.")] = None,
+    cpu_offloading: Annotated[
+        bool, typer.Option("--cpu-offloading", help="What fits on no GPU may run on processors, which is slower.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is ready.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.", min=0)] = 600,
     url: Url = None,
@@ -49,7 +57,12 @@ def deploy(  # noqa: PLR0917 - options of a command
         body["backend_parameters"] = param
     if env:
         body["env"] = _pairs(env)
-    chosen = {"backend": backend, "backend_version": backend_version, "image_name": image}
+    chosen = {
+        "backend": backend,
+        "backend_version": backend_version,
+        "image_name": image,
+        "cpu_offloading": cpu_offloading or None,
+    }
     body |= {name: value for name, value in chosen.items() if value is not None}
     with Client.connect(url, key) as client:
         answer = client.post("v2", "models", body=body)

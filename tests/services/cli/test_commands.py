@@ -193,16 +193,19 @@ async def test_deploy_waits_until_the_model_is_ready_and_delete_ends_it(fleet: F
             "--ctx-size=512",
             "--env",
             "A=b=c",
+            "--cpu-offloading",
             "--wait",
         )
     )
     assert (done.code, done.said) == (0, "mine is ready: 2 of 2 run.\n")
     model = await fleet.client.get("/v2/models/mine")
-    assert {key: model[key] for key in ("local_path", "replicas", "backend_parameters", "env", "state")} == {
+    told = ("local_path", "replicas", "backend_parameters", "env", "cpu_offloading", "state")
+    assert {key: model[key] for key in told} == {
         "local_path": str(TINYCHAT),
         "replicas": 2,
         "backend_parameters": ["--ctx-size=512"],
         "env": {"A": "b=c"},
+        "cpu_offloading": True,
         "state": "ready",
     }
     which = await fleet.run("logs", "mine")
