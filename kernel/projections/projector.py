@@ -315,6 +315,7 @@ class _Replay:
                 reading = self._take(rows, to_the_end=to_the_end)
             except BaseException:
                 applying.cancel()
+                await asyncio.gather(applying, return_exceptions=True)  # the connection is free again
                 raise
             await applying
 

@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 import tempfile
 from collections.abc import AsyncIterator
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from kernel.bus import Bus
+from kernel.bus import Bus, JetStreamError
 from kernel.log.jetstream import JetStreamLog
 from kernel.log.streams import STREAMS, provision
 from tests.support.stack import Stack
@@ -35,11 +36,22 @@ async def own(directory: Path) -> AsyncIterator[Stack]:
         yield stack
 
 
+STORE_NOT_CREATED = 10049
+"""JSStreamCreateErrF, in nats-server's list of errors."""
+
+
 async def empty_streams(stack: Stack) -> None:
     there = (await stack.operator.js_api("STREAM.NAMES")).get("streams") or []
     for name in STREAMS.keys() & set(there):
         await stack.operator.js_api(f"STREAM.DELETE.{name}")
-    await provision(stack.operator)
+    for _ in range(100):
+        try:
+            return await provision(stack.operator)
+        except JetStreamError as error:  # a busy server has not removed the files of the old ones yet
+            if error.err_code != STORE_NOT_CREATED:
+                raise
+            await asyncio.sleep(0.1)
+    return await provision(stack.operator)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
