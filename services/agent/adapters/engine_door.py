@@ -10,6 +10,7 @@ import aiohttp
 from services.agent.domain.health import PROBE_TIMEOUT_SECONDS, Answer
 
 METRICS_SECONDS: Final = 2.0
+ASKED: Final = "How are you today?"
 MOST_METRICS_BYTES: Final = 4 * 2**20
 """An engine with every metric that it has sends a tenth of that."""
 _HELD_UP: Final = 2.0
@@ -43,9 +44,11 @@ class EngineDoor:
             return "refused"
 
     async def one_token(self, model: str, *, embeds: bool, timeout_seconds: float) -> Answer:
-        """A request that is refused (4xx) is an answer too: the engine has read it."""
+        """A request that is refused (4xx) is an answer too: the engine has read it. What it asks is longer than one token: vLLM
+        0.32 on processors dies of a single one.
+        """
         path = f"{self._prefix}/v1/{'embeddings' if embeds else 'completions'}"
-        body = {"model": model, "input": "1"} if embeds else {"model": model, "prompt": "1", "max_tokens": 1}
+        body = {"model": model, "input": ASKED} if embeds else {"model": model, "prompt": ASKED, "max_tokens": 1}
         try:
             async with (
                 asyncio.timeout(timeout_seconds),

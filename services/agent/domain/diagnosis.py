@@ -30,6 +30,7 @@ from schemas.reasons import (
     OutOfMemory,
     PackageMissing,
     PackagesDoNotMatch,
+    ParameterInvalid,
     PeerUnreachable,
     PortInUse,
     ProgramNotExecutable,
@@ -94,8 +95,8 @@ def diagnose(
     if signal is None and exit_code is not None and 128 < exit_code <= 128 + 64:
         signal = exit_code - 128  # as shells and containers tell it
     log = "\n".join(log_tail)
-    model = _LOADED.findall(log)
-    context = Context(exit_code, port, program, model[-1] if model else "the model's file")
+    model = next((found[-1] for named in _LOADED if (found := named.findall(log))), "the model's file")
+    context = Context(exit_code, port, program, model)
     for symptom in _SYMPTOMS if signal is None else _ABORTS:
         if match := symptom.pattern.search(log):
             return (symptom.reason(match, context),)
@@ -162,7 +163,10 @@ def _rows(*patterns: str, reason: Callable[[re.Match[str], Context], Reason]) ->
     return (Symptom(re.compile(pattern, re.MULTILINE), reason) for pattern in patterns)
 
 
-_LOADED: Final = re.compile(r"load_model: failed to load model, '(.+)'")
+_LOADED: Final = (
+    re.compile(r"load_model: failed to load model, '(.+)'"),  # llama.cpp
+    re.compile(r"non-default args: \{[^\n]*?'model': '([^']+)'"),  # vLLM
+)
 _ENGINE_PACKAGES: Final = frozenset({"xllamacpp", "vllm", "sglang", "mindie", "mindie_llm"})
 _DISTRIBUTIONS: Final = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 """Where a package is installed under another name than it is imported by."""
@@ -227,6 +231,7 @@ _ABORTS: Final = (
         r"failed to allocate (\S+ )?buffer (of size|for kv cache)",  # llama.cpp: ggml-backend.cpp, llama-kv-cache.cpp
         r"std::bad_alloc",
         r"^MemoryError\b",
+        r"Available memory on node \d+ \([^)]*\) on kv cache allocation is less than requested",  # vLLM on processors
         r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)",  # torch
         reason=lambda _match, _context: OutOfMemory(),
     ),
@@ -323,6 +328,7 @@ _START: Final = (
         r"Model architectures \[[^\]]*\] (?:are not supported for now|failed to be inspected)",  # vLLM
         r"(?:has )?model type `[^`]+` but Transformers does not recognize this architecture",
         r"Unsupported architectures?: [^\n]+",  # SGLang
+        r"Unknown quantization method: [^\s.]+",  # vLLM
         reason=lambda match, _: UnsupportedModel(detail=match[0].removeprefix("has ")),
     ),
     *_rows(  # before the row about the model's own file: the loader says of both that it failed to open them
@@ -337,6 +343,19 @@ _START: Final = (
         r"gguf_init_from_(?:file|reader): (.+)$",
         reason=lambda match, context: ModelFileInvalid(path=context.model, problem=match[1]),
     ),
+    *_rows(
+        r"SafetensorError: (?:Error while deserializing header: )?(.+)$",
+        reason=lambda match, context: ModelFileInvalid(path=context.model, problem=match[1]),
+    ),
+    *_rows(  # vLLM: config/model.py
+        r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len"
+        r" \(max_position_embeddings=(?P<own>\d+)",
+        reason=lambda match, _: ParameterInvalid(
+            parameter="--max-model-len",
+            value=match["asked"],
+            expected=f"{match['own']} at most, the model's own context",
+        ),
+    ),
     *_rows(  # the header is fine, what it announces isn't there
         r"error loading model: (.+)$",
         reason=lambda match, context: ModelFileInvalid(path=context.model, problem=match[1]),
@@ -346,9 +365,18 @@ _START: Final = (
         r"No tokenizer file found in directory:? '?(?P<path>[^\s']+)(?P<file>)",  # mistral_common, vLLM
         r"(?P<path>\S+) does not appear to have a file named (?P<file>[^\s,]+?)\.?(?: |$)",
         r"No (?P<file>config\.json|params\.json) (?:file )?found in (?P<path>\S+)",
+        r"Couldn't instantiate the backend tokenizer(?P<path>)(?P<file>)",
         reason=lambda match, context: ModelFilesIncomplete(
             path=match["path"] or context.model, missing=(match["file"] or "tokenizer.json",)
         ),
+    ),
+    *_rows(  # vLLM
+        r"Invalid repository ID or local directory specified: '([^']+)'",
+        reason=lambda match, _: ModelFilesIncomplete(path=match[1], missing=("config.json",)),
+    ),
+    *_rows(  # vLLM
+        r"Cannot find any model weights with `([^`]+)`",
+        reason=lambda match, _: ModelFilesIncomplete(path=match[1], missing=("*.safetensors",)),
     ),
     *_rows(
         r"default chat template is no longer allowed",  # transformers
@@ -368,7 +396,10 @@ _START: Final = (
         r"No space left on device(?:: '(?P<path>[^']+)')?",
         reason=lambda match, _: DiskFull(path=match["path"]),
     ),
-    *_rows(r"Too many open files", reason=lambda _match, _context: TooManyOpenFiles()),
+    *_rows(
+        r"(?<!errors like `OSError: \[Errno 24\] )Too many open files",
+        reason=lambda _match, _context: TooManyOpenFiles(),
+    ),
     *_rows(r"[Ii]llegal instruction", reason=lambda _match, _context: CpuNotSupported()),
 )
 

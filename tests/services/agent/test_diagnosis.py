@@ -27,6 +27,7 @@ from schemas.reasons import (
     OutOfMemory,
     PackageMissing,
     PackagesDoNotMatch,
+    ParameterInvalid,
     PeerUnreachable,
     PortInUse,
     ProgramNotExecutable,
@@ -123,6 +124,25 @@ CAUSES: dict[str, Reason] = {
     "model_package": PackageMissing(package="einops"),
     "library_missing": EngineNotInstalled(program="libnvrtc.so.12"),
     "unknown_flag_vllm": UnknownParameter(parameter="--frobnicate"),
+    "vllm_cpu_architecture": UnsupportedModel(
+        detail="Model architectures ['FancyForCausalLM'] are not supported for now"
+    ),
+    "vllm_cpu_kv_cache": KvCacheTooSmall(context_tokens=4_000_000, fitting_tokens=1_048_448),
+    "vllm_cpu_too_long_a_context": ParameterInvalid(
+        parameter="--max-model-len", value="1000000", expected="4096 at most, the model's own context"
+    ),
+    "vllm_cpu_remote_code": RemoteCodeNotTrusted(model=f"{FOLDER}/remote"),
+    "vllm_cpu_quantization": UnsupportedModel(detail="Unknown quantization method: nonsense"),
+    "vllm_cpu_tokenizer_missing": ModelFilesIncomplete(path=f"{FOLDER}/tok", missing=("tokenizer.json",)),
+    "vllm_cpu_config_missing": ModelFilesIncomplete(path=f"{FOLDER}/conf", missing=("config.json",)),
+    "vllm_cpu_truncated_weights": ModelFileInvalid(
+        path=f"{FOLDER}/trunc", problem="incomplete metadata, file not fully covered"
+    ),
+    "vllm_cpu_weights_missing": ModelFilesIncomplete(path=f"{FOLDER}/noweights", missing=("*.safetensors",)),
+    "vllm_cpu_no_memory": OutOfMemory(),
+    "vllm_cpu_port_taken": PortInUse(port=18500),
+    "vllm_cpu_unknown_flag": UnknownParameter(parameter="--no-such-flag"),
+    "vllm_cpu_wrong_value": UnknownParameter(parameter="--max-num-seqs=many"),
     "entrypoint_dash": ProgramNotExecutable(program=f"{FOLDER}/entrypoint.sh"),
     "entrypoint_bash": ProgramNotExecutable(program=f"{FOLDER}/entrypoint.sh"),
     "entrypoint_tini": ProgramNotExecutable(program=f"{FOLDER}/entrypoint.sh"),

@@ -47,6 +47,25 @@ def test_vllm() -> None:
     }
 
 
+def test_what_a_real_vllm_answers_has_the_same_names() -> None:
+    text = (RECORDED / "vllm_cpu.txt").read_text(encoding="utf-8")
+    found = {s.metric.removeprefix("muster_engine_") + s.suffix: s.value for s in normalised(text) if not s.labels}
+    assert {name: value for name, value in found.items() if not name.endswith("_sum")} == {
+        "requests_running": 0,
+        "requests_waiting": 0,
+        "kv_cache_usage_ratio": 0,
+        "prompt_tokens_total": 30,
+        "generation_tokens_total": 28,
+        "time_to_first_token_seconds_count": 2,
+        "inter_token_latency_seconds_count": 26,
+        "e2e_request_latency_seconds_count": 2,
+        "preemptions_total": 0,
+        "prefix_cache_queries_tokens_total": 30,
+        "prefix_cache_hits_tokens_total": 0,
+    }
+    assert tokens_made(text) == 58
+
+
 def test_buckets_of_several_ranks_are_added_up_in_their_order() -> None:
     found = [
         (dict(s.labels)["le"], s.value)
