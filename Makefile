@@ -4,6 +4,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 ARGS ?=
+JOBS ?= 2
 
 .PHONY: up demo test check test-docker test-compose test-vllm test-slow test-postgres chaos sim bench docs lock clean-venv
 
@@ -14,7 +15,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/muster demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/pytest tests -m "not docker and not compose and not vllm" $(ARGS)
+	@$(BIN)/pytest tests -m "not docker and not compose and not vllm" -n $(JOBS) --dist worksteal $(ARGS)
 
 # Starts a Docker Engine of its own (root, dockerd, unshare): private socket, data and network, removed at the end.
 test-docker: $(VENV)/.installed-dev
