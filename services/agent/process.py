@@ -30,7 +30,7 @@ from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
-from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
+from schemas.reports import EnginePhase, EngineReported, EngineSeen, PullSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from schemas.versions import is_for_processors
 from services.agent.adapters.bundled_llama_cpp import bundled_version
@@ -70,6 +70,7 @@ from services.agent.domain.runtime import (
     ImageNotPulled,
     RunningEngine,
 )
+from services.agent.images import Images
 from services.agent.settings import BUILT_IN_LLAMA_CPP, AgentSettings
 from services.agent.watching import Watch
 
@@ -104,8 +105,8 @@ class Watched:
     health_path: str | None = "/health"
     """None: it answers no requests, and is well as long as it runs."""
     image_digest: str | None = None
-    progress: float | None = None
-    """Of pulling its image; 0 to 1."""
+    pull: PullSeen | None = None
+    """How far its image is."""
     peak_ram: int | None = None
     """The most RAM that it was seen to hold since it first answered; bytes."""
     told_peak_ram: int | None = None
@@ -128,7 +129,8 @@ class Watched:
             attempt=self.id.attempt,
             rank=self.rank,
             phase=self.phase,
-            progress=self.progress,
+            progress=self.pull.bytes / max(self.pull.total or 0, 1) if self.pull is not None else None,
+            pull=self.pull,
             ports=ports,
             image_digest=self.image_digest,
             peak_vram=dict(self.peak_vram),
@@ -176,6 +178,7 @@ class AgentProcess:
         self._detector = Detector()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
+        self._images = Images(self._runtime)
         self._pulling: dict[EngineId, asyncio.Task[None]] = {}
         self._pulled: set[str] = set()
         """Images that are here, as far as this agent knows."""
@@ -379,16 +382,15 @@ class AgentProcess:
     async def _pull(self, watched: Watched, container: Container) -> None:
         told_at = float("-inf")
         try:
-            async for progress in self._runtime.pull(container):
+            async for pull in self._images.pull(container):
+                watched.phase, watched.pull = "pulling", pull
                 if time.monotonic() - told_at >= PROGRESS_SECONDS:
                     told_at = time.monotonic()
-                    watched.phase = "pulling"
-                    watched.progress = progress.done_bytes / max(progress.total_bytes, 1)
                     self._report(watched)
         except ImageNotPulled as error:
             self._ended(watched, EngineExit(watched.id, None, None, (str(error),)), error.reasons)
             return
-        watched.progress = None
+        watched.pull = None
         self._pulled.add(container.image)
         self._pulling.pop(watched.id, None)
         if self._document is not None:  # what is wanted now, which may be something else

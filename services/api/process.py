@@ -33,6 +33,7 @@ from services.api.adapters.gateway.relay import Relay
 from services.api.adapters.http import backends, events, logs, resources
 from services.api.adapters.http.app import make_app
 from services.api.adapters.logs import Logs
+from services.api.adapters.pulls import Pulls
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
 from services.api.domain.routing import Endpoint, Routes
@@ -98,7 +99,9 @@ class ApiProcess:
         start = await self._load_routes(engine)
         tasks.create_task(feed.run(start))
         tasks.create_task(self._fold_routes(feed, start))
-        reader = Reader(reading, self.high_water)
+        pulls = Pulls(bus)
+        await pulls.listen()
+        reader = Reader(reading, self.high_water, pulls)
         writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
         relay_bus = await self._connect("api relay")
         relay = Relay(relay_bus)

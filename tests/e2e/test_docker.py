@@ -1,6 +1,7 @@
 """The main job with engines in containers: deployed, pulled or found, answering, restarted with everything around them."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from services.agent.adapters.docker import connect
 from tests.chaos.what_must_hold import facts_of, of_type
-from tests.support.docker_engine import HAVE_OWN_NETWORK, DockerEngine, why_not
+from tests.support.docker_engine import HAVE_OWN_NETWORK, DockerEngine, missing, why_not
+from tests.support.registry import Registry, registry_of, slow_door
 from tests.support.stack import Stack
 
 pytestmark = [
@@ -20,6 +22,7 @@ pytestmark = [
 ]
 
 IMAGE = "llama-cpp-test:1"
+MIB = 2**20
 MODULE = "services.agent.adapters.llama_cpp_server"
 
 
@@ -35,6 +38,14 @@ def engine() -> Iterator[tuple[DockerEngine, str]]:
             yield engine, engine.make_llama_cpp_image(IMAGE)
         finally:
             engine.remove()
+
+
+@pytest.fixture(scope="module")
+def registry(engine: tuple[DockerEngine, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    if (reason := missing("docker-registry")) is not None:
+        pytest.skip(reason)
+    with registry_of(engine[0], tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
 
 
 def settings(engine: DockerEngine) -> dict[str, Any]:
@@ -125,3 +136,36 @@ async def test_an_image_that_nobody_has_is_an_error_with_its_reason(
 
     assert [reason["code"] for reason in instance["reasons"]] == ["image_not_pulled"]
     assert model["ready_replicas"] == 0
+
+
+async def test_who_waits_for_an_image_sees_how_far_it_is_how_fast_it_comes_and_what_remains(
+    stack: Stack, engine: tuple[DockerEngine, str], registry: Registry
+) -> None:
+    docker, _ = engine
+    await asyncio.to_thread(registry.holds, "weights:1", {"first": os.urandom(24 * MIB)})
+    await stack.start_scheduler()
+    worker_id = await stack.start_worker(**settings(docker))
+    await stack.start_api()
+    client = stack.client()
+    async with slow_door(registry, 3 * MIB) as door:
+        image = f"{door}/weights:1"
+        await client.deploy("slow", image_name=image, restart_on_error=False)
+
+        def told(found: dict[str, Any]) -> bool:
+            pulls = [pull for instance in found["items"] for pull in instance["pulls"]]
+            return bool(pulls) and pulls[0]["remaining_seconds"] is not None
+
+        (instance,) = (await client.until("/v2/model-instances", told, seconds=60))["items"]
+        (pull,) = instance["pulls"]
+        assert (pull["worker_id"], pull["image"], instance["state"]) == (worker_id, image, "starting")
+        assert 0 < pull["bytes"] < pull["total"]
+        assert 24 * MIB <= pull["total"] < 25 * MIB
+        assert pull["bytes_per_second"] > 0
+        assert 0 < pull["remaining_seconds"] < 3600
+        of_it = f"/v2/model-instances/{instance['id']}"
+        assert (await client.get(of_it))["pulls"] != []
+
+        await client.until(
+            of_it, lambda found: found["pulls"] == [], seconds=60
+        )  # it is here: what is in it is no engine
+    assert [fact for fact in await facts_of(stack) if "bytes_per_second" in str(fact)] == []

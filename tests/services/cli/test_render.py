@@ -186,6 +186,29 @@ def test_an_error_is_explained_by_phase_exit_code_diagnosis_last_lines_and_the_n
     """)
 
 
+def test_who_waits_for_an_image_is_told_how_far_it_is() -> None:
+    pull = {
+        "worker_id": "w-1",
+        "image": "vllm/vllm-openai:v0.18.0",
+        "bytes": 3 * 2**30,
+        "total": 10 * 2**30,
+        "bytes_per_second": 50 * 2**20,
+        "remaining_seconds": 143.4,
+    }
+    begun = pull | {"worker_id": "w-2", "bytes_per_second": None, "remaining_seconds": None}
+    waits = an_instance(
+        "llama-8b-0", "starting", worker_id="w-1", worker_name="gpu-01", failed_phase=None, pulls=[pull, begun]
+    )
+
+    told = shown(render.explain(a_model("llama-8b", "pending", 0, 1), [waits], NOW), columns=200)
+    assert told.splitlines()[-1] == (
+        "llama-8b-0 is starting since 5 s on gpu-01, attempt 1: its image is pulled: 3.0 GiB of 10.0 GiB, 50.0 MiB/s, 2 min left;"
+        " on w-2 its image is pulled: 3.0 GiB of 10.0 GiB."
+    )
+    listed = shown(render.ps([], [waits | {"pulls": [pull]}], NOW), columns=200)
+    assert listed.splitlines()[-1].endswith("gpu-01; its image is pulled: 3.0 GiB of 10.0 GiB, 50.0 MiB/s, 2 min left")
+
+
 def test_a_running_instance_is_explained_by_where_it_is_and_what_it_holds() -> None:
     assert shown(render.explain(a_model("tinychat", "ready", 1, 1), [RUNNING], NOW)) == cleandoc("""
         tinychat is ready: 1 of 1 instance running.
