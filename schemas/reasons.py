@@ -179,6 +179,26 @@ class DownloaderSilent(ReasonBase):
         return "the worker's downloader is silent"
 
 
+class AgentSilent(ReasonBase):
+    """The worker's agent does not answer, so nobody knows which images are there, and none is pulled."""
+
+    code: Literal["agent_silent"] = "agent_silent"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the worker's agent does not answer"
+
+
+class RunsNoContainers(ReasonBase):
+    """The worker runs engines as processes (`MUSTER_RUNTIME=process`), which come from no image."""
+
+    code: Literal["runs_no_containers"] = "runs_no_containers"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the worker runs engines as processes, which come from no image"
+
+
 class LabelsDoNotMatch(ReasonBase):
     """The model's `worker_selector` asks for labels that the worker does not have."""
 
@@ -1278,7 +1298,8 @@ class StopOverdue(ReasonBase):
 Reason = Annotated[
     Union[  # noqa: UP007 - pydantic needs the union as an object, and get_args reads it below
         NoWorkers, BeingInspected, ModelNotFound, ModelFilesIncomplete, ModelFileTruncated, ModelFileInvalid, PathNotAllowed,
-        WeightsUnknown, InspectionFailed, WorkerNotReady, WorkerCordoned, DownloaderSilent, LabelsDoNotMatch,
+        WeightsUnknown, InspectionFailed, WorkerNotReady, WorkerCordoned, DownloaderSilent, AgentSilent, RunsNoContainers,
+        LabelsDoNotMatch,
         BackendNotAvailable, NotEnoughRam, NotEnoughVram, NoGpu, InventoryIncomplete, WorkerDraining, PlatformNotSupported,
         AcceleratorNotSupported, ImageMissing, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
         GpuMemoryInUseByOthers, NotEnoughGpus, NotEnoughDisk, ContextDoesNotFit, Quarantined, NetworkDown,

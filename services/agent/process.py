@@ -25,7 +25,7 @@ from kernel.inbox import make_broker
 from kernel.process import retry_until_connected
 from kernel.settings import BadSettings
 from kernel.trail import Trail, Trailing
-from schemas.asks import LogLines, TailLog
+from schemas.asks import ImagesSeen, LogLines, LookForImages, PullImages, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
@@ -178,7 +178,7 @@ class AgentProcess:
         self._detector = Detector()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
-        self._images = Images(self._runtime)
+        self._images = Images(self._runtime, settings.data_dir / "agent" / "images.json", self._spawn)
         self._pulling: dict[EngineId, asyncio.Task[None]] = {}
         self._pulled: set[str] = set()
         """Images that are here, as far as this agent knows."""
@@ -237,6 +237,7 @@ class AgentProcess:
                 self._tasks = tasks
                 for engine in await self._runtime.list():
                     self._adopt(engine)
+                self._images.resume()
                 await broker.start()
                 tasks.create_task(self._relay.run(bus_settings))
                 tasks.create_task(self._watch_exits())
@@ -614,6 +615,14 @@ class AgentProcess:
         async def tail_log(question: TailLog) -> LogLines:  # pyright: ignore[reportUnusedFunction] - the broker calls it
             known = [e.attempt for e in self._engines if e.instance_id == question.instance_id]
             return await answers.answer(question, known)
+
+        @broker.subscriber(ask(self.worker_id, "images"), title="images")
+        async def look_for_images(question: LookForImages) -> ImagesSeen:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            return await self._images.look(question)
+
+        @broker.subscriber(ask(self.worker_id, "pull"), title="pull")
+        async def pull_images(question: PullImages) -> ImagesSeen:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            return await self._images.pull_ahead(question)
 
     def _lives(self, engine: EngineId) -> bool:
         watched = self._engines.get(engine)

@@ -30,8 +30,9 @@ from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
 from services.api.adapters.gateway.relay import Relay
-from services.api.adapters.http import backends, events, logs, resources
+from services.api.adapters.http import backends, events, images, logs, resources
 from services.api.adapters.http.app import make_app
+from services.api.adapters.images import BackendImages
 from services.api.adapters.logs import Logs
 from services.api.adapters.pulls import Pulls
 from services.api.adapters.reader import Reader
@@ -115,6 +116,7 @@ class ApiProcess:
         routers = [
             resources.make_router(reader, writer, self.high_water, bus),
             backends.make_router(reader, writer, self.high_water),
+            images.make_router(reader, BackendImages(reader, bus)),
             logs.make_router(reader, Logs(reader, bus)),
             events.make_router(feed, self.high_water),
         ]

@@ -125,7 +125,11 @@ def _pulled(pull: Document) -> str:
     """How far an image is: from a server that does not tell its rate, or not yet, without it."""
     if pull["total"] is None:
         return "its image is pulled"
-    told = f"its image is pulled: {_size(pull['bytes'])} of {_size(pull['total'])}"
+    return f"its image is pulled: {_so_far(pull)}"
+
+
+def _so_far(pull: Document) -> str:
+    told = f"{_size(pull['bytes'])} of {_size(pull['total'])}"
     if pull["bytes_per_second"] is not None:
         told += f", {pull['bytes_per_second'] / 2**20:.1f} MiB/s"
     if pull["remaining_seconds"]:
@@ -168,6 +172,21 @@ def backends(items: Sequence[Document]) -> RenderableType:
         kinds = ", ".join(backend["accelerators"]) or "whatever its images are for"
         images = len(backend["images"]) + len(backend["version_configs"])
         table.add_row(name, backend["engine"], versions, kinds, str(images), ", ".join(backend["models"]))
+    return table
+
+
+def backend_images(answer: Document) -> RenderableType:
+    """Which image each worker would be given, and how far it is."""
+    name, items = answer["backend"], answer["workers"]
+    if not items:
+        return Text(f"No worker runs {plain(name)} in containers.")
+    table = Rows("WORKER", "IMAGE", "STATE", "HOW FAR, OR WHY NOT")
+    colours = {"here": "green", "pulling": "yellow", "absent": "", "failed": "red", "refused": "red"}
+    for each in items:
+        why = "; ".join(str(reason["text"]) for reason in each["reasons"])
+        far = "" if each["total"] is None else _so_far(each)
+        state = Text(each["state"], style=colours.get(each["state"], ""))
+        table.add_row(_bold(each["worker"]), each["image"] or "-", state, why or far)
     return table
 
 

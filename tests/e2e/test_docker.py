@@ -169,3 +169,58 @@ async def test_who_waits_for_an_image_sees_how_far_it_is_how_fast_it_comes_and_w
             of_it, lambda found: found["pulls"] == [], seconds=60
         )  # it is here: what is in it is no engine
     assert [fact for fact in await facts_of(stack) if "bytes_per_second" in str(fact)] == []
+
+
+async def test_an_image_is_pulled_ahead_of_any_model_and_goes_on_with_the_next_agent(
+    stack: Stack, engine: tuple[DockerEngine, str], registry: Registry
+) -> None:
+    docker, _ = engine
+    await asyncio.to_thread(registry.holds, "ahead:1", {"first": os.urandom(24 * MIB)})
+    await stack.start_scheduler()
+    worker_id = await stack.start_worker(**settings(docker))
+    await stack.start_api()
+    client = stack.client()
+    await client.until_state("/v2/workers/worker-0", "ready")
+    async with slow_door(registry, 3 * MIB) as door:
+        image = {"image": f"{door}/ahead:{{version}}", "accelerator": "cpu"}
+        backend = {"backend_name": "mine", "engine": "llama.cpp", "images": [image], "default_version": "1"}
+        assert (await client.request("POST", "/v2/inference-backends", backend))[0] == 201
+        pull = "/v2/inference-backends/mine/pull"
+        first = {"worker": "worker-0", "worker_id": worker_id, "image": f"{door}/ahead:1", "reasons": []}
+        unknown = {"bytes": None, "total": None, "bytes_per_second": None, "remaining_seconds": None}
+        await client.until(pull, lambda found: found["workers"] == [first | unknown | {"state": "absent"}])
+
+        status, answer, _ = await client.request("POST", pull, {})
+        assert (status, answer["backend"], answer["version"]) == (202, "mine", None)
+        (told,) = answer["workers"]
+        assert told | unknown == first | unknown | {"state": "pulling"}
+
+        def is_known(found: dict[str, Any]) -> bool:
+            return found["workers"][0]["remaining_seconds"] is not None
+
+        (told,) = (await client.until(pull, is_known, seconds=60))["workers"]
+        assert 0 < told["bytes"] < told["total"] < 25 * MIB
+        assert told["bytes_per_second"] > 0
+
+        await stack.stop("agent-0")
+        await stack.start_agent(**settings(docker))
+        await client.until(pull, lambda found: found["workers"][0]["state"] == "pulling", seconds=60)
+        (told,) = (await client.until(pull, lambda found: found["workers"][0]["state"] == "here", seconds=90))[
+            "workers"
+        ]
+        assert told == first | unknown | {"state": "here"}
+
+        status, answer, _ = await client.request("POST", pull, {"workers": ["worker-0"]})
+        assert (status, answer["workers"]) == (202, [first | unknown | {"state": "here"}])
+
+        second = f"{pull}?version=2&worker=worker-0"
+        await client.request("POST", pull, {"version": "2"})
+        (told,) = (await client.until(second, lambda found: found["workers"][0]["state"] == "failed", seconds=60))[
+            "workers"
+        ]
+        assert [reason["code"] for reason in told["reasons"]] == ["image_not_found"]
+        assert told["image"] == f"{door}/ahead:2"
+    await stack.stop("agent-0")
+    (told,) = (await client.get(f"{pull}?worker={worker_id}"))["workers"]
+    assert told["state"] == "refused"
+    assert {reason["code"] for reason in told["reasons"]} <= {"agent_silent", "worker_not_ready"}

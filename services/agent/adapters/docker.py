@@ -106,9 +106,12 @@ class DockerRuntime:
 
     # -- images -------------------------------------------------------------------------------------------------------
 
+    async def has_image(self, image: str) -> bool:
+        return await self._call(lambda client: _has_image(client, image))
+
     async def pull(self, container: Container) -> AsyncIterator[PullProgress]:
         image = container.image
-        if await self._call(lambda client: _has_image(client, image)):
+        if await self.has_image(image):
             return
         free = await self._free_bytes()
         layers: dict[str, tuple[int, int]] = {}
@@ -128,7 +131,7 @@ class DockerRuntime:
             if free is not None and total - done > free:
                 raise ImageNotPulled((NotEnoughDisk(needed_bytes=total, free_bytes=free),), "no room for the image")
             yield PullProgress(done, total)
-        if not await self._call(lambda client: _has_image(client, image)):
+        if not await self.has_image(image):
             raise ImageNotPulled((NoSuchImage(image=image),), f"no image {image}")
 
     async def _pulling(self, container: Container) -> AsyncIterator[dict[str, Any]]:
@@ -604,6 +607,9 @@ def _has_image(client: docker.APIClient, image: str) -> bool:
     try:
         client.inspect_image(image)
     except ImageNotFound:
+        return False
+    except APIError as error:  # no name that could be one
+        log.debug("the Docker Engine does not look for %s: %s", image, error)
         return False
     return True
 
