@@ -472,15 +472,18 @@ class NotEnoughGpus(ReasonBase):
 
 
 class NotEnoughDisk(ReasonBase):
-    """The model's files do not fit on the worker's disk."""
+    """The model's files, or the image of its engine, do not fit on the worker's disk."""
 
     code: Literal["not_enough_disk"] = "not_enough_disk"
     who: ClassVar[Who] = "operator"
     needed_bytes: Bytes
     free_bytes: Bytes
+    image: str | None = None
+    """Which does not fit, before it is unpacked; None: files."""
 
     def sentence(self) -> str:
-        return f"the files take {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free"
+        what = "the files take" if self.image is None else f"the image {self.image} takes"
+        return f"{what} {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free"
 
 
 class ContextDoesNotFit(ReasonBase):
@@ -1147,14 +1150,16 @@ class TooManyOpenFiles(ReasonBase):
 
 
 class DiskFull(ReasonBase):
-    """The engine could not write: the disk, or the temporary directory, is full. Make room; delete model files that nobody needs."""
+    """The engine, or what pulls its image and starts it, could not write: the disk, or the temporary directory, is full. Make room;
+    delete model files and images that nobody needs.
+    """
 
     code: Literal["disk_full"] = "disk_full"
     who: ClassVar[Who] = "operator"
     path: str | None = None
 
     def sentence(self) -> str:
-        return "the engine could not write" + (f" {self.path}" if self.path else "") + ": the disk is full"
+        return "the disk is full: " + (f"{self.path} can't be written" if self.path else "the engine could not write")
 
 
 class CpuNotSupported(ReasonBase):

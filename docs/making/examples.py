@@ -235,6 +235,7 @@ VALUES: Final[dict[str, Any]] = {
     "WorkersDoNotAddUp.largest_if_empty": 16,
     "GpuUnhealthy.problem": "fallen off the bus",
     "ImageNotFound.image": "vllm/vllm-openai:v0.32.0-rc9",
+    "NotEnoughDisk.image": "vllm/vllm-openai:v0.18.0",
     "ImageNotPulled.image": "registry.example.com/llm/vllm:0.32.0",
     "ImageNotPulled.problem": "unauthorized: authentication required",
     "ImageForAnotherPlatform.image": "vllm/vllm-openai:v0.32.0",

@@ -12,6 +12,7 @@ import pytest
 
 from services.agent.adapters.docker import connect
 from tests.chaos.what_must_hold import facts_of, of_type
+from tests.support.disks import a_disk, nearly_full
 from tests.support.docker_engine import HAVE_OWN_NETWORK, DockerEngine, missing, why_not
 from tests.support.registry import Registry, registry_of, slow_door
 from tests.support.stack import Stack
@@ -62,6 +63,11 @@ def running(engine: DockerEngine) -> list[str]:
         client.close()
 
 
+def backend_of(program: str) -> dict[str, Any]:
+    image = {"image": IMAGE, "accelerator": "cpu", "entrypoint": [program, "-m", MODULE]}
+    return {"backend_name": "llama.cpp", "engine": "llama.cpp", "images": [image]}
+
+
 def key_in(engine: DockerEngine, container: str) -> str:
     """Its environment is what root sees of it; whatever else is told of it has no key."""
     client = connect(engine.url)
@@ -92,9 +98,7 @@ async def test_a_model_is_served_from_a_container_and_survives_its_agent_and_its
     await stack.start_worker(**settings(docker))
     await stack.start_api()
     client = stack.client()
-    image = {"image": IMAGE, "accelerator": "cpu", "entrypoint": [program, "-m", MODULE]}
-    backend = {"backend_name": "llama.cpp", "engine": "llama.cpp", "images": [image]}
-    assert (await client.request("POST", "/v2/inference-backends", backend))[0] == 201
+    assert (await client.request("POST", "/v2/inference-backends", backend_of(program)))[0] == 201
     await client.deploy("tinychat")
     await client.until_state("/v2/models/tinychat", "ready", seconds=60)
     (instance,) = (await client.get("/v2/model-instances"))["items"]
@@ -224,3 +228,99 @@ async def test_an_image_is_pulled_ahead_of_any_model_and_goes_on_with_the_next_a
     (told,) = (await client.get(f"{pull}?worker={worker_id}"))["workers"]
     assert told["state"] == "refused"
     assert {reason["code"] for reason in told["reasons"]} <= {"agent_silent", "worker_not_ready"}
+
+
+async def test_an_agent_whose_disk_is_full_says_so_lives_and_starts_the_engine_when_there_is_room(
+    stack: Stack, engine: tuple[DockerEngine, str], tmp_path: Path
+) -> None:
+    docker, program = engine
+    with a_disk(tmp_path / "agents", 4 * MIB) as disk:
+        await stack.start_scheduler()
+        await stack.start_worker(**settings(docker), data_dir=disk)
+        await stack.start_api()
+        client = stack.client()
+        assert (await client.request("POST", "/v2/inference-backends", backend_of(program)))[0] == 201
+        await client.until_state("/v2/workers/worker-0", "ready")
+        with nearly_full(disk):
+            await client.deploy("tinychat")
+
+            def has_failed(found: dict[str, Any]) -> bool:
+                return [instance["state"] for instance in found["items"]] == ["error"]
+
+            (instance,) = (await client.until("/v2/model-instances", has_failed, seconds=60))["items"]
+            (reason,) = instance["reasons"]
+            assert reason["code"] == "disk_full"
+            assert str(disk) in reason["text"]
+            assert stack.failure_of("agent-0") is None
+            assert await asyncio.to_thread(running, docker) == []
+
+        await client.until_state("/v2/models/tinychat", "ready", seconds=120)
+        assert len(of_type(await facts_of(stack), "InstanceFailed")) < 10, (
+            "each attempt waits longer than the one before"
+        )
+        await client.request("DELETE", "/v2/models/tinychat")
+        await client.until("/v2/model-instances", lambda found: found["items"] == [], seconds=60)
+        await stack.stop("agent-0")
+
+
+def a_stranger(engine: DockerEngine, program: str, name: str, labels: dict[str, str]) -> str:
+    """A container that is not this worker's, and runs; its id."""
+    client = connect(engine.url)
+    try:
+        made = client.create_container(
+            IMAGE, ["-c", "import time; time.sleep(600)"], entrypoint=[program], labels=labels, name=name
+        )
+        client.start(made["Id"])
+        return str(made["Id"])
+    finally:
+        client.close()
+
+
+def remove(engine: DockerEngine, containers: set[str]) -> None:
+    client = connect(engine.url)
+    for each in containers:
+        client.remove_container(each, force=True)
+    client.close()
+
+
+async def test_an_engine_whose_instance_was_deleted_while_its_agent_was_away_is_stopped_and_nothing_else_is(
+    stack: Stack, engine: tuple[DockerEngine, str]
+) -> None:
+    docker, program = engine
+    await stack.start_scheduler()
+    worker_id = await stack.start_worker(**settings(docker))
+    await stack.start_api()
+    client = stack.client()
+    assert (await client.request("POST", "/v2/inference-backends", backend_of(program)))[0] == 201
+    for name in ("gone", "stays"):
+        await client.deploy(name)
+        await client.until_state(f"/v2/models/{name}", "ready", seconds=60)
+    of = {each["model_name"]: each["id"] for each in (await client.get("/v2/model-instances"))["items"]}
+    labels = {"muster.instance": of["gone"], "muster.attempt": "1", "muster.port": "1", "muster.details": "{}"}
+    strangers = {
+        await asyncio.to_thread(a_stranger, docker, program, "nobody", {}),
+        await asyncio.to_thread(a_stranger, docker, program, f"muster-{worker_id}-{of['gone']}-7", {"app": "else"}),
+        await asyncio.to_thread(a_stranger, docker, program, "other", labels | {"muster.worker": "w-other"}),
+    }
+    ours = set(await asyncio.to_thread(running, docker)) - strangers
+    assert len(ours) == 2
+
+    await stack.stop("agent-0")
+    await client.request("DELETE", "/v2/models/gone")
+    await client.until_state(f"/v2/model-instances/{of['gone']}", "stopping", seconds=60)
+    assert set(await asyncio.to_thread(running, docker)) == ours | strangers, "nobody is there to stop it"
+
+    await stack.start_agent(**settings(docker))
+    await client.until(
+        "/v2/model-instances", lambda found: [each["id"] for each in found["items"]] == [of["stays"]], seconds=60
+    )
+    left = set(await asyncio.to_thread(running, docker))
+    assert strangers <= left
+    assert len(left - strangers) == 1
+    assert left - strangers <= ours, "the engine that stays is the same"
+    assert (await client.ask("stays"))[0] == 200
+
+    await client.request("DELETE", "/v2/models/stays")
+    await client.until("/v2/model-instances", lambda found: found["items"] == [], seconds=60)
+    assert set(await asyncio.to_thread(running, docker)) == strangers
+    await asyncio.to_thread(remove, docker, strangers)

@@ -13,8 +13,8 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -30,6 +30,7 @@ from schemas.ids import InstanceId
 from schemas.reasons import (
     ContainerNotStarted,
     DevicesNotAvailable,
+    DiskFull,
     EngineNotInstalled,
     ImageForAnotherPlatform,
     NotEnoughDisk,
@@ -113,28 +114,43 @@ class DockerRuntime:
         image = container.image
         if await self.has_image(image):
             return
-        free = await self._free_bytes()
-        layers: dict[str, tuple[int, int]] = {}
-        async for line in self._pulling(container):
-            if "error" in line:
-                raise ImageNotPulled((_why_not_pulled(container, str(line["error"])),), str(line["error"]))
-            detail = line.get("progressDetail") or {}
-            if line.get("status") == "Downloading" and detail.get("total"):
-                layers[line["id"]] = (detail["current"], detail["total"])
-            elif (
-                line.get("status") in ("Download complete", "Pull complete", "Extracting") and line.get("id") in layers
-            ):
-                layers[line["id"]] = (layers[line["id"]][1], layers[line["id"]][1])
-            else:
-                continue
-            done, total = (sum(each) for each in zip(*layers.values(), strict=True))
-            if free is not None and total - done > free:
-                raise ImageNotPulled((NotEnoughDisk(needed_bytes=total, free_bytes=free),), "no room for the image")
-            yield PullProgress(done, total)
-        if not await self.has_image(image):
-            raise ImageNotPulled((NoSuchImage(image=image),), f"no image {image}")
+        try:
+            async with aclosing(self._pulled(container)) as pulled:
+                async for progress in pulled:
+                    yield progress
+            if not await self.has_image(image):
+                raise ImageNotPulled((NoSuchImage(image=image),), f"no image {image}")
+        except APIError as error:
+            text = error.explanation or str(error)
+            raise ImageNotPulled((_why_not_pulled(container, text, None),), text) from error
 
-    async def _pulling(self, container: Container) -> AsyncIterator[dict[str, Any]]:
+    async def _pulled(self, container: Container) -> AsyncGenerator[PullProgress]:
+        """Raises ImageNotPulled, APIError."""
+        root = await self._root()
+        free = _free_bytes(root)
+        layers: dict[str, tuple[int, int]] = {}
+        async with aclosing(self._pulling(container)) as lines:
+            async for line in lines:
+                if "error" in line:
+                    text = str(line["error"])
+                    raise ImageNotPulled((_why_not_pulled(container, text, root),), text)
+                detail = line.get("progressDetail") or {}
+                if line.get("status") == "Downloading" and detail.get("total"):
+                    layers[line["id"]] = (detail["current"], detail["total"])
+                elif (
+                    line.get("status") in ("Download complete", "Pull complete", "Extracting")
+                    and line.get("id") in layers
+                ):
+                    layers[line["id"]] = (layers[line["id"]][1], layers[line["id"]][1])
+                else:
+                    continue
+                done, total = (sum(each) for each in zip(*layers.values(), strict=True))
+                if free is not None and total - done > free:
+                    reason = NotEnoughDisk(needed_bytes=total, free_bytes=free, image=container.image)
+                    raise ImageNotPulled((reason,), reason.sentence())
+                yield PullProgress(done, total)
+
+    async def _pulling(self, container: Container) -> AsyncGenerator[dict[str, Any]]:
         """What the Docker Engine says of it, line by line; closing the stream breaks it off, what was pulled is kept."""
         loop, lines = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
         client = await asyncio.to_thread(connect, self._base_url)
@@ -171,13 +187,9 @@ class DockerRuntime:
             with suppress(Exception):
                 await asyncio.wait_for(asyncio.shield(reading), 1)
 
-    async def _free_bytes(self) -> int | None:
-        """Where images are kept; None where that is on another machine, or hidden from us."""
-        root = (await self._call(lambda client: client.info())).get("DockerRootDir", "")
-        try:
-            return shutil.disk_usage(root).free
-        except OSError:
-            return None
+    async def _root(self) -> str:
+        """Where images and containers are kept."""
+        return str((await self._call(lambda client: client.info())).get("DockerRootDir", ""))
 
     # -- the life of a container --------------------------------------------------------------------------------------
 
@@ -221,7 +233,10 @@ class DockerRuntime:
             found = await self._call(work)
         except APIError as error:
             text = error.explanation or str(error)
-            raise EngineNotStarted((_why_not_started(command, container, error, text),), text) from error
+            reason = _why_not_started(command, container, error, text)
+            if _is_for_want_of_room(text):
+                reason = DiskFull(path=await self._root())
+            raise EngineNotStarted((reason,), text) from error
         self._told.discard(engine)
         return _running(found)
 
@@ -249,8 +264,9 @@ class DockerRuntime:
     async def forget(self, engine: EngineId) -> None:
         if not await self._call(lambda client: _is_running(client, self._name(engine))):
             mark = self._marks(engine, "answered")
-            mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mark.touch()
+            with suppress(OSError):  # the disk is full: the next agent tells of this end once more
+                mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                mark.touch()
 
     async def list(self) -> tuple[RunningEngine, ...]:
         self._watch()
@@ -554,14 +570,29 @@ def _split(image: str) -> tuple[str, str | None]:
     return (name, tag) if colon and "/" not in tag else (image, "latest")
 
 
-def _why_not_pulled(container: Container, text: str) -> Reason:
+def _free_bytes(root: str) -> int | None:
+    """None where that is on another machine, or hidden from us."""
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        return None
+
+
+def _is_for_want_of_room(text: str) -> bool:
+    """`strerror` of ENOSPC and EDQUOT, in the words of Go."""
+    said = text.lower()
+    return "no space left on device" in said or "disk quota exceeded" in said
+
+
+def _why_not_pulled(container: Container, text: str, root: str | None) -> Reason:
+    """`root`: where the Docker Engine keeps images."""
     said = text.lower()
     if "no matching manifest" in said or "does not match the specified platform" in said:
         return ImageForAnotherPlatform(image=container.image, platform=container.platform or "this machine")
     if any(each in said for each in ("not found", "does not exist", "manifest unknown", "repository name not known")):
         return NoSuchImage(image=container.image)
-    if "no space left" in said:
-        return NotEnoughDisk(needed_bytes=0, free_bytes=0)
+    if _is_for_want_of_room(text):
+        return DiskFull(path=root)
     return NotPulled(image=container.image, problem=_short(text))
 
 
