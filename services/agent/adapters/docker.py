@@ -87,6 +87,8 @@ ANY_VERSION: Final = "1.41"
 """Asks for no version at all where it is asked for one that the engine may have left behind."""
 STOP_SECONDS: Final = 30
 """What the Docker Engine may take to kill what did not end in its grace."""
+_RUNS_TOO: Final = {"amd64": "386", "arm64": "arm"}
+"""Programs of which other architecture a processor runs."""
 _AWAY: Final = (RequestException, ConnectionError)
 
 
@@ -120,6 +122,9 @@ class DockerRuntime:
                     yield progress
             if not await self.has_image(image):
                 raise ImageNotPulled((NoSuchImage(image=image),), f"no image {image}")
+            if (ours := await self._call(lambda client: _other_platform(client, image))) is not None:
+                reason = ImageForAnotherPlatform(image=image, platform=ours)
+                raise ImageNotPulled((reason,), reason.sentence())
         except APIError as error:
             text = error.explanation or str(error)
             raise ImageNotPulled((_why_not_pulled(container, text, None),), text) from error
@@ -221,6 +226,9 @@ class DockerRuntime:
             if known is not None:  # it was made, and never ran; or it ended, and is wanted again
                 client.remove_container(name, force=True)
             known_by = labels | {IMAGE: _digest(client, container.image)}
+            if (ours := _other_platform(client, container.image)) is not None:
+                reason = ImageForAnotherPlatform(image=container.image, platform=ours)
+                raise EngineNotStarted((reason,), reason.sentence())
             client.create_container_from_config(_config(client, command, container, known_by), name)
             try:
                 client.start(name)
@@ -643,6 +651,16 @@ def _has_image(client: docker.APIClient, image: str) -> bool:
         log.debug("the Docker Engine does not look for %s: %s", image, error)
         return False
     return True
+
+
+def _other_platform(client: docker.APIClient, image: str) -> str | None:
+    """The Docker Engine's, when it can't run the image, which it pulls all the same where there is but one variant.
+
+    Raises ImageNotFound.
+    """
+    found, version = client.inspect_image(image), client.version(api_version=False)
+    ours, its = str(version["Arch"]), str(found.get("Architecture") or "")
+    return None if its in ("", ours, _RUNS_TOO.get(ours)) else f"{version['Os']}/{ours}"
 
 
 def _digest(client: docker.APIClient, image: str) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from docker.errors import APIError, ImageNotFound
 
+from schemas.reasons import ImageForAnotherPlatform
 from schemas.reasons import ImageNotFound as NoSuchImage
 from schemas.reasons import ImageNotPulled as NotPulled
 from services.agent.adapters.docker import connect
 from services.agent.domain.runtime import Container, ContainerRuntime, ImageNotPulled, PullProgress
 from tests.services.agent.containers import Containers
 from tests.support.docker_engine import DockerEngine, missing
-from tests.support.registry import registry_of
+from tests.support.registry import Registry, registry_of
 
 pytestmark = pytest.mark.docker
 
@@ -63,6 +64,19 @@ async def test_an_image_that_the_registry_does_not_have_is_a_reason(runtime: Con
         with pytest.raises(ImageNotPulled) as refusal:
             await pulled(runtime, image)
         assert refusal.value.reasons == (NoSuchImage(image=image),)
+
+
+async def test_an_image_that_is_only_there_for_other_processors_is_a_reason(
+    runtime: ContainerRuntime, docker_engine: DockerEngine, registry: str
+) -> None:
+    docker_engine.make_foreign_image("foreign:1", "s390x")
+    image = Registry(docker_engine).push("foreign:1", "foreign", "1")
+    assert image == f"{registry}/foreign:1"
+    with pytest.raises(ImageNotPulled) as refusal:
+        await pulled(runtime, image)
+    (reason,) = refusal.value.reasons
+    assert isinstance(reason, ImageForAnotherPlatform)
+    assert (reason.image, reason.platform.partition("/")[0]) == (image, "linux")
 
 
 async def test_a_registry_that_is_away_is_a_reason_of_the_operators(runtime: ContainerRuntime) -> None:
