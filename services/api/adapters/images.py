@@ -1,6 +1,6 @@
 """A backend's images on workers: who decides says which image each would be given, its agent how far that is.
 
-Nothing is written to the log (docs/decisions/0026).
+Nothing is written to the log (docs/decisions/0027).
 """
 
 import asyncio
