@@ -196,7 +196,10 @@ def subscribes(principal: Principal) -> list[str]:
             return [
                 inbox,
                 f"muster.assigned.{principal.worker_id}",
-                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("logs", "look", "agent-log", RELAY)),
+                *(
+                    f"muster.ask.{principal.worker_id}.{verb}"
+                    for verb in ("logs", "look", "images", "pull", "agent-log", RELAY)
+                ),
             ]
         case "downloader":
             return [

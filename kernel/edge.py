@@ -220,7 +220,11 @@ class Edge:
             return 0, 0
 
     def _write_state(self) -> None:
+        """On a disk that is full the worker does what it is told all the same: what is lost matters only to its next boot."""
         temporary = self._state_file.with_suffix(".new")
-        self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(orjson.dumps(dict(zip(("election", "seq"), self.newest, strict=True))))
-        temporary.replace(self._state_file)
+        try:
+            self._state_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(orjson.dumps(dict(zip(("election", "seq"), self.newest, strict=True))))
+            temporary.replace(self._state_file)
+        except OSError as error:
+            log.warning("which assignment is the newest could not be noted: %s", error)

@@ -1,12 +1,13 @@
-"""Questions to a worker and their answers: `muster.ask.<worker>.<verb>`, core NATS request and reply. They change nothing."""
+"""Questions to a worker and their answers: `muster.ask.<worker>.<verb>`, core NATS request and reply. All but `pull` change nothing."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.ids import InstanceId
 from schemas.models import ModelWeights, Source
 from schemas.reasons import Reason
+from schemas.reports import PullSeen
 from schemas.value import Instant, Value
 
 
@@ -56,6 +57,34 @@ class LogLines(Value):
     """Lines before the first of these that the reader was too late for: they are kept no more."""
     ended: bool = False
     """The engine is gone: nothing will follow these lines."""
+
+
+ImageName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s\x00]+$")]
+
+
+class LookForImages(Value):
+    """Verb `images`, answered by the agent: are these images here, and how far are those that are being pulled?"""
+
+    images: Annotated[tuple[ImageName, ...], Field(max_length=64)]
+
+
+class PullImages(LookForImages):
+    """Verb `pull`, answered by the agent at once: pull those that are not here, ahead of any engine. Asking twice is asking once."""
+
+
+class ImageSeen(Value):
+    image: ImageName
+    state: Literal["here", "pulling", "absent", "failed"]
+    pull: PullSeen | None = None
+    """How far it is, as soon as that is known."""
+    reasons: tuple[Reason, ...] = ()
+    """Why it did not come when it was asked for last."""
+
+
+class ImagesSeen(Value):
+    """One for each image of the question."""
+
+    images: tuple[ImageSeen, ...]
 
 
 class TailService(Value):

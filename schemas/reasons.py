@@ -179,6 +179,26 @@ class DownloaderSilent(ReasonBase):
         return "the worker's downloader is silent"
 
 
+class AgentSilent(ReasonBase):
+    """The worker's agent does not answer, so nobody knows which images are there, and none is pulled."""
+
+    code: Literal["agent_silent"] = "agent_silent"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the worker's agent does not answer"
+
+
+class RunsNoContainers(ReasonBase):
+    """The worker runs engines as processes (`MUSTER_RUNTIME=process`), which come from no image."""
+
+    code: Literal["runs_no_containers"] = "runs_no_containers"
+    who: ClassVar[Who] = "operator"
+
+    def sentence(self) -> str:
+        return "the worker runs engines as processes, which come from no image"
+
+
 class LabelsDoNotMatch(ReasonBase):
     """The model's `worker_selector` asks for labels that the worker does not have."""
 
@@ -452,15 +472,18 @@ class NotEnoughGpus(ReasonBase):
 
 
 class NotEnoughDisk(ReasonBase):
-    """The model's files do not fit on the worker's disk."""
+    """The model's files, or the image of its engine, do not fit on the worker's disk."""
 
     code: Literal["not_enough_disk"] = "not_enough_disk"
     who: ClassVar[Who] = "operator"
     needed_bytes: Bytes
     free_bytes: Bytes
+    image: str | None = None
+    """Which does not fit, before it is unpacked; None: files."""
 
     def sentence(self) -> str:
-        return f"the files take {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free"
+        what = "the files take" if self.image is None else f"the image {self.image} takes"
+        return f"{what} {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free"
 
 
 class ContextDoesNotFit(ReasonBase):
@@ -1127,14 +1150,16 @@ class TooManyOpenFiles(ReasonBase):
 
 
 class DiskFull(ReasonBase):
-    """The engine could not write: the disk, or the temporary directory, is full. Make room; delete model files that nobody needs."""
+    """The engine, or what pulls its image and starts it, could not write: the disk, or the temporary directory, is full. Make room;
+    delete model files and images that nobody needs.
+    """
 
     code: Literal["disk_full"] = "disk_full"
     who: ClassVar[Who] = "operator"
     path: str | None = None
 
     def sentence(self) -> str:
-        return "the engine could not write" + (f" {self.path}" if self.path else "") + ": the disk is full"
+        return "the disk is full: " + (f"{self.path} can't be written" if self.path else "the engine could not write")
 
 
 class CpuNotSupported(ReasonBase):
@@ -1278,7 +1303,8 @@ class StopOverdue(ReasonBase):
 Reason = Annotated[
     Union[  # noqa: UP007 - pydantic needs the union as an object, and get_args reads it below
         NoWorkers, BeingInspected, ModelNotFound, ModelFilesIncomplete, ModelFileTruncated, ModelFileInvalid, PathNotAllowed,
-        WeightsUnknown, InspectionFailed, WorkerNotReady, WorkerCordoned, DownloaderSilent, LabelsDoNotMatch,
+        WeightsUnknown, InspectionFailed, WorkerNotReady, WorkerCordoned, DownloaderSilent, AgentSilent, RunsNoContainers,
+        LabelsDoNotMatch,
         BackendNotAvailable, NotEnoughRam, NotEnoughVram, NoGpu, InventoryIncomplete, WorkerDraining, PlatformNotSupported,
         AcceleratorNotSupported, ImageMissing, DriverTooOld, ComputeCapabilityTooLow, GpuUnhealthy, GpuShareNotFree, GpuShareTooSmall,
         GpuMemoryInUseByOthers, NotEnoughGpus, NotEnoughDisk, ContextDoesNotFit, Quarantined, NetworkDown,

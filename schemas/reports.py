@@ -50,6 +50,19 @@ class Report(Value):
         return str(ReportSubject(self.worker_id, self.kind, self.resource_id, self.type))
 
 
+class PullSeen(Value):
+    """How far an image is pulled; bytes as they go over the network."""
+
+    image: Annotated[str, Field(max_length=512)]
+    bytes: Bytes = 0
+    total: Bytes | None = None
+    """Of the layers that are known by now: it grows at the beginning. None: nothing was told yet."""
+    bytes_per_second: Bytes | None = None
+    """Over the last seconds; None: not known yet."""
+    remaining_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """At that rate; None: not known, or nothing comes."""
+
+
 class EngineSeen(Value):
     """One engine as it is now."""
 
@@ -58,6 +71,8 @@ class EngineSeen(Value):
     rank: int = 0
     phase: EnginePhase
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
+    pull: PullSeen | None = None
+    """How far its image is, while it is being pulled."""
     exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     reasons: tuple[Reason, ...] = ()
     """The agent's diagnosis, when it ended or was given up."""

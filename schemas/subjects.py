@@ -24,6 +24,7 @@ REPORTS: Final = "REPORTS"
 
 ALL_FACTS: Final = "muster.facts.>"
 ALL_REPORTS: Final = "muster.reports.>"
+ALL_ENGINES_REPORTED: Final = "muster.reports.*.instance.*.EngineReported"
 ALL_ASSIGNED: Final = "muster.assigned.*"
 ALL_BEATS: Final = "muster.beat.*.*"
 ALL_REQUESTS: Final = "muster.requests.*"

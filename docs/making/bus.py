@@ -12,7 +12,17 @@ from pydantic import BaseModel, create_model
 from docs.making.examples import example
 from docs.making.words import sentence_of
 from kernel.projections.marks import Mark
-from schemas.asks import InspectModel, LogLines, ModelInspection, ServiceLines, TailLog, TailService
+from schemas.asks import (
+    ImagesSeen,
+    InspectModel,
+    LogLines,
+    LookForImages,
+    ModelInspection,
+    PullImages,
+    ServiceLines,
+    TailLog,
+    TailService,
+)
 from schemas.assignment import Assigned
 from schemas.envelope import CONTENT_TYPE, Envelope, dataschema
 from schemas.facts import FACTS
@@ -43,6 +53,8 @@ def document() -> dict[str, Any]:
     publish(broker, "Projected", PROJECTED, Mark, "How far the read models are.")
     question(broker, "inspect", InspectModel, ModelInspection)
     question(broker, "logs", TailLog, LogLines)
+    question(broker, "images", LookForImages, ImagesSeen)
+    question(broker, "pull", PullImages, ImagesSeen)
     question(broker, "agent-log", TailService, ServiceLines)
     question(broker, "downloader-log", TailService, ServiceLines)
     specification = AsyncAPI(

@@ -6,7 +6,17 @@ from pydantic import BaseModel
 
 from docs.making.examples import example
 from docs.making.words import GENERATED, field_table, sentence_of, table, values_below
-from schemas.asks import InspectModel, LogLines, ModelInspection, ServiceLines, TailLog, TailService
+from schemas.asks import (
+    ImagesSeen,
+    InspectModel,
+    LogLines,
+    LookForImages,
+    ModelInspection,
+    PullImages,
+    ServiceLines,
+    TailLog,
+    TailService,
+)
 from schemas.assignment import Assigned
 from schemas.envelope import CONTENT_TYPE, Envelope
 from schemas.facts import FACTS
@@ -14,7 +24,13 @@ from schemas.facts.base import Fact
 from schemas.reports import REPORTS, Beat, Report, RequestsInFlight
 
 KINDS = ("worker", "model", "instance", "file", "backend", "scheduler", "name")
-ASKS = ((InspectModel, ModelInspection), (TailLog, LogLines), (TailService, ServiceLines))
+ASKS = (
+    (InspectModel, ModelInspection),
+    (TailLog, LogLines),
+    (LookForImages, ImagesSeen),
+    (PullImages, ImagesSeen),
+    (TailService, ServiceLines),
+)
 
 
 def page() -> str:

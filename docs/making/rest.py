@@ -11,8 +11,9 @@ from kernel.engine_keys import SealedKeys
 from kernel.projections.marks import HighWater
 from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.proxy import Gateway
-from services.api.adapters.http import backends, events, logs, resources
+from services.api.adapters.http import backends, events, images, logs, resources
 from services.api.adapters.http.app import make_app
+from services.api.adapters.images import BackendImages
 from services.api.adapters.logs import Logs
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
@@ -37,6 +38,7 @@ async def _ask() -> dict[str, Any]:
     routers = [
         resources.make_router(reader, writer, high_water, bus),
         backends.make_router(reader, writer, high_water),
+        images.make_router(reader, BackendImages(reader, bus)),
         logs.make_router(reader, Logs(reader, bus)),
         events.make_router(feed, high_water),
     ]

@@ -25,12 +25,12 @@ from kernel.inbox import make_broker
 from kernel.process import retry_until_connected
 from kernel.settings import BadSettings
 from kernel.trail import Trail, Trailing
-from schemas.asks import LogLines, TailLog
+from schemas.asks import ImagesSeen, LogLines, LookForImages, PullImages, TailLog
 from schemas.assignment import Assigned, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
-from schemas.reports import EnginePhase, EngineReported, EngineSeen, WorkerLeaving, WorkerObserved, has_risen
+from schemas.reports import EnginePhase, EngineReported, EngineSeen, PullSeen, WorkerLeaving, WorkerObserved, has_risen
 from schemas.subjects import ask
 from schemas.versions import is_for_processors
 from services.agent.adapters.bundled_llama_cpp import bundled_version
@@ -70,6 +70,7 @@ from services.agent.domain.runtime import (
     ImageNotPulled,
     RunningEngine,
 )
+from services.agent.images import Images
 from services.agent.settings import BUILT_IN_LLAMA_CPP, AgentSettings
 from services.agent.watching import Watch
 
@@ -104,8 +105,8 @@ class Watched:
     health_path: str | None = "/health"
     """None: it answers no requests, and is well as long as it runs."""
     image_digest: str | None = None
-    progress: float | None = None
-    """Of pulling its image; 0 to 1."""
+    pull: PullSeen | None = None
+    """How far its image is."""
     peak_ram: int | None = None
     """The most RAM that it was seen to hold since it first answered; bytes."""
     told_peak_ram: int | None = None
@@ -128,7 +129,8 @@ class Watched:
             attempt=self.id.attempt,
             rank=self.rank,
             phase=self.phase,
-            progress=self.progress,
+            progress=self.pull.bytes / max(self.pull.total or 0, 1) if self.pull is not None else None,
+            pull=self.pull,
             ports=ports,
             image_digest=self.image_digest,
             peak_vram=dict(self.peak_vram),
@@ -176,6 +178,7 @@ class AgentProcess:
         self._detector = Detector()
         self._engines: dict[EngineId, Watched] = {}
         self._stopping: set[EngineId] = set()
+        self._images = Images(self._runtime, settings.data_dir / "agent" / "images.json", self._spawn)
         self._pulling: dict[EngineId, asyncio.Task[None]] = {}
         self._pulled: set[str] = set()
         """Images that are here, as far as this agent knows."""
@@ -234,6 +237,7 @@ class AgentProcess:
                 self._tasks = tasks
                 for engine in await self._runtime.list():
                     self._adopt(engine)
+                self._images.resume()
                 await broker.start()
                 tasks.create_task(self._relay.run(bus_settings))
                 tasks.create_task(self._watch_exits())
@@ -379,16 +383,15 @@ class AgentProcess:
     async def _pull(self, watched: Watched, container: Container) -> None:
         told_at = float("-inf")
         try:
-            async for progress in self._runtime.pull(container):
+            async for pull in self._images.pull(container):
+                watched.phase, watched.pull = "pulling", pull
                 if time.monotonic() - told_at >= PROGRESS_SECONDS:
                     told_at = time.monotonic()
-                    watched.phase = "pulling"
-                    watched.progress = progress.done_bytes / max(progress.total_bytes, 1)
                     self._report(watched)
         except ImageNotPulled as error:
             self._ended(watched, EngineExit(watched.id, None, None, (str(error),)), error.reasons)
             return
-        watched.progress = None
+        watched.pull = None
         self._pulled.add(container.image)
         self._pulling.pop(watched.id, None)
         if self._document is not None:  # what is wanted now, which may be something else
@@ -612,6 +615,14 @@ class AgentProcess:
         async def tail_log(question: TailLog) -> LogLines:  # pyright: ignore[reportUnusedFunction] - the broker calls it
             known = [e.attempt for e in self._engines if e.instance_id == question.instance_id]
             return await answers.answer(question, known)
+
+        @broker.subscriber(ask(self.worker_id, "images"), title="images")
+        async def look_for_images(question: LookForImages) -> ImagesSeen:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            return await self._images.look(question)
+
+        @broker.subscriber(ask(self.worker_id, "pull"), title="pull")
+        async def pull_images(question: PullImages) -> ImagesSeen:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            return await self._images.pull_ahead(question)
 
     def _lives(self, engine: EngineId) -> bool:
         watched = self._engines.get(engine)

@@ -30,9 +30,11 @@ from services.api.adapters.feed import Feed
 from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
 from services.api.adapters.gateway.relay import Relay
-from services.api.adapters.http import backends, events, logs, resources
+from services.api.adapters.http import backends, events, images, logs, resources
 from services.api.adapters.http.app import make_app
+from services.api.adapters.images import BackendImages
 from services.api.adapters.logs import Logs
+from services.api.adapters.pulls import Pulls
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
 from services.api.domain.routing import Endpoint, Routes
@@ -98,7 +100,9 @@ class ApiProcess:
         start = await self._load_routes(engine)
         tasks.create_task(feed.run(start))
         tasks.create_task(self._fold_routes(feed, start))
-        reader = Reader(reading, self.high_water)
+        pulls = Pulls(bus)
+        await pulls.listen()
+        reader = Reader(reading, self.high_water, pulls)
         writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
         relay_bus = await self._connect("api relay")
         relay = Relay(relay_bus)
@@ -112,6 +116,7 @@ class ApiProcess:
         routers = [
             resources.make_router(reader, writer, self.high_water, bus),
             backends.make_router(reader, writer, self.high_water),
+            images.make_router(reader, BackendImages(reader, bus)),
             logs.make_router(reader, Logs(reader, bus)),
             events.make_router(feed, self.high_water),
         ]

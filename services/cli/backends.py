@@ -21,6 +21,8 @@ class Action(StrEnum):
     SHOW = "show"
     IMPORT = "import"
     DELETE = "delete"
+    PULL = "pull"
+    PULLS = "pulls"
 
 
 def backends(
@@ -28,23 +30,40 @@ def backends(
         Action,
         typer.Argument(
             help="list: all. show NAME: one, as YAML. import FILE: define or change one by its YAML (`-`: from standard"
-            " input). delete NAME: forget a definition; a built-in one of its name is in force again."
+            " input). delete NAME: forget a definition; a built-in one of its name is in force again. pull NAME: have its images"
+            " pulled by workers, ahead of any model. pulls NAME: how far they are."
         ),
     ] = Action.LIST,
     which: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", help="Of a backend, or of its YAML.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Pull, pulls: images of this version; else those that a model gets.")
+    ] = None,
+    worker: Annotated[
+        list[str] | None,
+        typer.Option("--worker", help="Pull, pulls: on this worker, more than once; else on all that can run it."),
+    ] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Engines that models can run on: their images, versions, parameters."""
     if (which is None) != (action == Action.LIST):
-        raise Failed("list takes no name; show, import and delete take one", exit_code=USAGE)
+        raise Failed("list takes no name; the others take one", exit_code=USAGE)
+    if (version is not None or worker) and action not in (Action.PULL, Action.PULLS):
+        raise Failed("--version and --worker are of pull and pulls", exit_code=USAGE)
     with Client.connect(url, key) as client:
         match action, which:
             case Action.SHOW, str():
                 _show(client.get(*PATH, which), as_json=as_json)
             case Action.IMPORT, str():
                 _import(client, which, as_json=as_json)
+            case ((Action.PULL | Action.PULLS), str()):
+                about: Document = ({"version": version} if version is not None else {}) | (
+                    {} if not worker else {"workers" if action == Action.PULL else "worker": worker}
+                )
+                pulls = (*PATH, which, "pull")
+                answer = client.post(*pulls, body=about) if action == Action.PULL else client.get(*pulls, **about)
+                show_json(answer) if as_json else show(render.backend_images(answer))
             case Action.DELETE, str():
                 answer = client.delete(*PATH, which)
                 show_json(answer) if as_json else print(f"{which} is forgotten.")

@@ -92,7 +92,7 @@ def _add_instances(table: Rows, instances: Iterable[Document], now: datetime, mo
     for instance in instances:
         why = _short(instance["reasons"], instance["closest_worker"], more)
         where = _where(instance) if instance["port"] else "" if why else instance["worker_name"] or ""
-        about = "; ".join(part for part in (where, why) if part)
+        about = "; ".join(part for part in (where, why, *map(_pulled, instance.get("pulls", ()))) if part)
         table.add_row(Text(f"  {instance['name']}"), _state(instance), _since(instance["since"], now), "", about)
 
 
@@ -113,6 +113,28 @@ def _where(instance: Document) -> str:
     gpus = ", ".join(f"{instance['gpu_type']}:{index}" for index in instance["gpu_indexes"])
     address = f" at {instance['worker_ip']}:{instance['port']}" if instance["port"] else ""
     return f"{instance['worker_name'] or instance['worker_id']}{address}" + (f" on {gpus}" if gpus else "")
+
+
+def _pulled_where(pull: Document, instance: Document) -> str:
+    """With the worker, where that is not the one that is named already."""
+    where = "" if pull["worker_id"] == instance["worker_id"] else f"on {plain(pull['worker_id'])} "
+    return where + _pulled(pull)
+
+
+def _pulled(pull: Document) -> str:
+    """How far an image is: from a server that does not tell its rate, or not yet, without it."""
+    if pull["total"] is None:
+        return "its image is pulled"
+    return f"its image is pulled: {_so_far(pull)}"
+
+
+def _so_far(pull: Document) -> str:
+    told = f"{_size(pull['bytes'])} of {_size(pull['total'])}"
+    if pull["bytes_per_second"] is not None:
+        told += f", {pull['bytes_per_second'] / 2**20:.1f} MiB/s"
+    if pull["remaining_seconds"]:
+        told += f", {_duration(pull['remaining_seconds'])} left"
+    return told
 
 
 def workers(items: Sequence[Document], now: datetime) -> RenderableType:
@@ -150,6 +172,21 @@ def backends(items: Sequence[Document]) -> RenderableType:
         kinds = ", ".join(backend["accelerators"]) or "whatever its images are for"
         images = len(backend["images"]) + len(backend["version_configs"])
         table.add_row(name, backend["engine"], versions, kinds, str(images), ", ".join(backend["models"]))
+    return table
+
+
+def backend_images(answer: Document) -> RenderableType:
+    """Which image each worker would be given, and how far it is."""
+    name, items = answer["backend"], answer["workers"]
+    if not items:
+        return Text(f"No worker runs {plain(name)} in containers.")
+    table = Rows("WORKER", "IMAGE", "STATE", "HOW FAR, OR WHY NOT")
+    colours = {"here": "green", "pulling": "yellow", "absent": "", "failed": "red", "refused": "red"}
+    for each in items:
+        why = "; ".join(str(reason["text"]) for reason in each["reasons"])
+        far = "" if each["total"] is None else _so_far(each)
+        state = Text(each["state"], style=colours.get(each["state"], ""))
+        table.add_row(_bold(each["worker"]), each["image"] or "-", state, why or far)
     return table
 
 
@@ -323,9 +360,10 @@ def _explain_one(instance: Document, now: datetime) -> list[RenderableType]:
         return [head]
     if instance["worker_name"] and instance["state"] != "error":
         head.append(f" on {plain(instance['worker_name'])}, attempt {instance['attempt']}")
-    head.append(
-        ": " + "; ".join(plain(reason["text"]) for reason in instance["reasons"]) if instance["reasons"] else ""
-    )
+    about = [plain(reason["text"]) for reason in instance["reasons"]] + [
+        _pulled_where(pull, instance) for pull in instance.get("pulls", ())
+    ]
+    head.append(": " + "; ".join(about) if about else "")
     head.append(".")
     if instance["failed_phase"] is None:
         return [head]

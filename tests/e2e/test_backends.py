@@ -137,3 +137,38 @@ async def test_a_backend_keeps_its_name_and_must_be_there(stack: Stack) -> None:
     await client.request("POST", PATH, MINE)
     status, body, _ = await client.request("PUT", f"{PATH}/mine", MINE | {"backend_name": "other"})
     assert (status, body["field"]) == (422, "backend_name")
+
+
+async def test_a_pull_that_nobody_can_do_is_refused_with_its_reason_and_begins_nothing(stack: Stack) -> None:
+    await stack.start_scheduler()
+    worker_id = await stack.start_worker(**QUICK)
+    await stack.start_api()
+    client = stack.client()
+    await client.until_state("/v2/workers/worker-0", "ready")
+    facts = len(await facts_of(stack))
+
+    async def refused(path: str, body: dict[str, Any]) -> tuple[int, str, str | None]:
+        status, answer, _ = await client.request("POST", f"{PATH}/{path}/pull", body)
+        return status, answer["code"], answer.get("field")
+
+    assert await refused("nobody", {}) == (404, "not_found", None)
+    assert await refused("vLLM", {"version": "99.0"}) == (422, "backend_version_unknown", "version")
+    assert await refused("vLLM", {"workers": ["worker-7"]}) == (404, "not_found", "workers")
+    assert await refused("vLLM", {"workers": ["worker-0", "worker-7"]}) == (404, "not_found", "workers")
+    assert (await refused("vLLM", {"worker": "worker-0"}))[:2] == (422, "unknown_field")
+    assert (await refused("vLLM", {"workers": ["worker-0"], "worker_selector": {}}))[:2] == (422, "invalid_request")
+    assert (await refused("vLLM", {"version": ""}))[:2] == (422, "invalid_request")
+
+    for body in ({}, {"worker_selector": {"zone": "b"}}):
+        status, answer, _ = await client.request("POST", f"{PATH}/vLLM/pull", body)
+        assert (status, answer) == (202, {"backend": "vLLM", "version": None, "workers": []})
+    status, answer, _ = await client.request("POST", f"{PATH}/vLLM/pull", {"workers": [worker_id]})
+    (told,) = answer["workers"]
+    assert (status, told["worker"], told["image"], told["state"]) == (202, "worker-0", None, "refused")
+    assert told["reasons"][0]["code"] == "runs_no_containers"
+    assert (await client.get(f"{PATH}/vLLM/pull?worker=worker-0"))["workers"] == [told]
+    assert len(await facts_of(stack)) == facts
+
+    status, _, _ = await client.request("POST", PATH, MINE | {"enabled": False})
+    assert status == 201
+    assert await refused("mine", {}) == (422, "backend_disabled", "backend")

@@ -1,6 +1,7 @@
 """A Docker Engine of the tests' own: private socket and data root, in a network of its own, with images that are made here."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -197,6 +198,26 @@ class DockerEngine:
         client = connect(self.url)
         repository, _, tag = name.partition(":")
         client.import_image_from_data(data.getvalue(), repository=repository, tag=tag)
+        client.close()
+
+    def make_foreign_image(self, name: str, architecture: str, of: str = IMAGE) -> None:
+        """The same as `of`, as if it were for other processors."""
+        client = connect(self.url)
+        saved, data = io.BytesIO(b"".join(client.get_image(of))), io.BytesIO()
+        with tarfile.open(fileobj=saved) as source, tarfile.open(fileobj=data, mode="w") as sink:
+            files = {entry.name: source.extractfile(entry) for entry in source}
+            contents = {path: file.read() for path, file in files.items() if file is not None}
+            (manifest,) = json.loads(contents["manifest.json"])
+            config = json.loads(contents[manifest["Config"]]) | {"architecture": architecture}
+            made = {
+                "manifest.json": json.dumps([manifest | {"Config": "config.json", "RepoTags": [name]}]).encode(),
+                "config.json": json.dumps(config).encode(),
+            } | {path: contents[path] for path in manifest["Layers"]}
+            for path, content in made.items():
+                entry = tarfile.TarInfo(path)
+                entry.size = len(content)
+                sink.addfile(entry, io.BytesIO(content))
+        client.load_image(data.getvalue())
         client.close()
 
 

@@ -13,8 +13,8 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -30,6 +30,7 @@ from schemas.ids import InstanceId
 from schemas.reasons import (
     ContainerNotStarted,
     DevicesNotAvailable,
+    DiskFull,
     EngineNotInstalled,
     ImageForAnotherPlatform,
     NotEnoughDisk,
@@ -86,6 +87,8 @@ ANY_VERSION: Final = "1.41"
 """Asks for no version at all where it is asked for one that the engine may have left behind."""
 STOP_SECONDS: Final = 30
 """What the Docker Engine may take to kill what did not end in its grace."""
+_RUNS_TOO: Final = {"amd64": "386", "arm64": "arm"}
+"""Programs of which other architecture a processor runs."""
 _AWAY: Final = (RequestException, ConnectionError)
 
 
@@ -106,32 +109,53 @@ class DockerRuntime:
 
     # -- images -------------------------------------------------------------------------------------------------------
 
+    async def has_image(self, image: str) -> bool:
+        return await self._call(lambda client: _has_image(client, image))
+
     async def pull(self, container: Container) -> AsyncIterator[PullProgress]:
         image = container.image
-        if await self._call(lambda client: _has_image(client, image)):
+        if await self.has_image(image):
             return
-        free = await self._free_bytes()
-        layers: dict[str, tuple[int, int]] = {}
-        async for line in self._pulling(container):
-            if "error" in line:
-                raise ImageNotPulled((_why_not_pulled(container, str(line["error"])),), str(line["error"]))
-            detail = line.get("progressDetail") or {}
-            if line.get("status") == "Downloading" and detail.get("total"):
-                layers[line["id"]] = (detail["current"], detail["total"])
-            elif (
-                line.get("status") in ("Download complete", "Pull complete", "Extracting") and line.get("id") in layers
-            ):
-                layers[line["id"]] = (layers[line["id"]][1], layers[line["id"]][1])
-            else:
-                continue
-            done, total = (sum(each) for each in zip(*layers.values(), strict=True))
-            if free is not None and total - done > free:
-                raise ImageNotPulled((NotEnoughDisk(needed_bytes=total, free_bytes=free),), "no room for the image")
-            yield PullProgress(done, total)
-        if not await self._call(lambda client: _has_image(client, image)):
-            raise ImageNotPulled((NoSuchImage(image=image),), f"no image {image}")
+        try:
+            async with aclosing(self._pulled(container)) as pulled:
+                async for progress in pulled:
+                    yield progress
+            if not await self.has_image(image):
+                raise ImageNotPulled((NoSuchImage(image=image),), f"no image {image}")
+            if (ours := await self._call(lambda client: _other_platform(client, image))) is not None:
+                reason = ImageForAnotherPlatform(image=image, platform=ours)
+                raise ImageNotPulled((reason,), reason.sentence())
+        except APIError as error:
+            text = error.explanation or str(error)
+            raise ImageNotPulled((_why_not_pulled(container, text, None),), text) from error
 
-    async def _pulling(self, container: Container) -> AsyncIterator[dict[str, Any]]:
+    async def _pulled(self, container: Container) -> AsyncGenerator[PullProgress]:
+        """Raises ImageNotPulled, APIError."""
+        root = await self._root()
+        free = _free_bytes(root)
+        layers: dict[str, tuple[int, int]] = {}
+        async with aclosing(self._pulling(container)) as lines:
+            async for line in lines:
+                if "error" in line:
+                    text = str(line["error"])
+                    raise ImageNotPulled((_why_not_pulled(container, text, root),), text)
+                detail = line.get("progressDetail") or {}
+                if line.get("status") == "Downloading" and detail.get("total"):
+                    layers[line["id"]] = (detail["current"], detail["total"])
+                elif (
+                    line.get("status") in ("Download complete", "Pull complete", "Extracting")
+                    and line.get("id") in layers
+                ):
+                    layers[line["id"]] = (layers[line["id"]][1], layers[line["id"]][1])
+                else:
+                    continue
+                done, total = (sum(each) for each in zip(*layers.values(), strict=True))
+                if free is not None and total - done > free:
+                    reason = NotEnoughDisk(needed_bytes=total, free_bytes=free, image=container.image)
+                    raise ImageNotPulled((reason,), reason.sentence())
+                yield PullProgress(done, total)
+
+    async def _pulling(self, container: Container) -> AsyncGenerator[dict[str, Any]]:
         """What the Docker Engine says of it, line by line; closing the stream breaks it off, what was pulled is kept."""
         loop, lines = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
         client = await asyncio.to_thread(connect, self._base_url)
@@ -168,13 +192,9 @@ class DockerRuntime:
             with suppress(Exception):
                 await asyncio.wait_for(asyncio.shield(reading), 1)
 
-    async def _free_bytes(self) -> int | None:
-        """Where images are kept; None where that is on another machine, or hidden from us."""
-        root = (await self._call(lambda client: client.info())).get("DockerRootDir", "")
-        try:
-            return shutil.disk_usage(root).free
-        except OSError:
-            return None
+    async def _root(self) -> str:
+        """Where images and containers are kept."""
+        return str((await self._call(lambda client: client.info())).get("DockerRootDir", ""))
 
     # -- the life of a container --------------------------------------------------------------------------------------
 
@@ -206,6 +226,9 @@ class DockerRuntime:
             if known is not None:  # it was made, and never ran; or it ended, and is wanted again
                 client.remove_container(name, force=True)
             known_by = labels | {IMAGE: _digest(client, container.image)}
+            if (ours := _other_platform(client, container.image)) is not None:
+                reason = ImageForAnotherPlatform(image=container.image, platform=ours)
+                raise EngineNotStarted((reason,), reason.sentence())
             client.create_container_from_config(_config(client, command, container, known_by), name)
             try:
                 client.start(name)
@@ -218,7 +241,10 @@ class DockerRuntime:
             found = await self._call(work)
         except APIError as error:
             text = error.explanation or str(error)
-            raise EngineNotStarted((_why_not_started(command, container, error, text),), text) from error
+            reason = _why_not_started(command, container, error, text)
+            if _is_for_want_of_room(text):
+                reason = DiskFull(path=await self._root())
+            raise EngineNotStarted((reason,), text) from error
         self._told.discard(engine)
         return _running(found)
 
@@ -246,8 +272,9 @@ class DockerRuntime:
     async def forget(self, engine: EngineId) -> None:
         if not await self._call(lambda client: _is_running(client, self._name(engine))):
             mark = self._marks(engine, "answered")
-            mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mark.touch()
+            with suppress(OSError):  # the disk is full: the next agent tells of this end once more
+                mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                mark.touch()
 
     async def list(self) -> tuple[RunningEngine, ...]:
         self._watch()
@@ -551,14 +578,29 @@ def _split(image: str) -> tuple[str, str | None]:
     return (name, tag) if colon and "/" not in tag else (image, "latest")
 
 
-def _why_not_pulled(container: Container, text: str) -> Reason:
+def _free_bytes(root: str) -> int | None:
+    """None where that is on another machine, or hidden from us."""
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        return None
+
+
+def _is_for_want_of_room(text: str) -> bool:
+    """`strerror` of ENOSPC and EDQUOT, in the words of Go."""
+    said = text.lower()
+    return "no space left on device" in said or "disk quota exceeded" in said
+
+
+def _why_not_pulled(container: Container, text: str, root: str | None) -> Reason:
+    """`root`: where the Docker Engine keeps images."""
     said = text.lower()
     if "no matching manifest" in said or "does not match the specified platform" in said:
         return ImageForAnotherPlatform(image=container.image, platform=container.platform or "this machine")
     if any(each in said for each in ("not found", "does not exist", "manifest unknown", "repository name not known")):
         return NoSuchImage(image=container.image)
-    if "no space left" in said:
-        return NotEnoughDisk(needed_bytes=0, free_bytes=0)
+    if _is_for_want_of_room(text):
+        return DiskFull(path=root)
     return NotPulled(image=container.image, problem=_short(text))
 
 
@@ -605,7 +647,20 @@ def _has_image(client: docker.APIClient, image: str) -> bool:
         client.inspect_image(image)
     except ImageNotFound:
         return False
+    except APIError as error:  # no name that could be one
+        log.debug("the Docker Engine does not look for %s: %s", image, error)
+        return False
     return True
+
+
+def _other_platform(client: docker.APIClient, image: str) -> str | None:
+    """The Docker Engine's, when it can't run the image, which it pulls all the same where there is but one variant.
+
+    Raises ImageNotFound.
+    """
+    found, version = client.inspect_image(image), client.version(api_version=False)
+    ours, its = str(version["Arch"]), str(found.get("Architecture") or "")
+    return None if its in ("", ours, _RUNS_TOO.get(ours)) else f"{version['Os']}/{ours}"
 
 
 def _digest(client: docker.APIClient, image: str) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from schemas.ids import ModelId
+from services.agent.domain.disk import not_written
+from services.agent.domain.runtime import EngineNotStarted
 
 KEPT_SECONDS: Final = 30 * 86400
 
@@ -21,12 +23,16 @@ class EngineCaches:
         self._mode = 0o777 if for_others else 0o700
 
     def of(self, model_id: ModelId) -> str:
-        """Raises OSError."""
+        """Raises EngineNotStarted."""
         path = self._directory / model_id
-        path.mkdir(parents=True, exist_ok=True)
-        self._directory.chmod(0o700)
-        path.chmod(self._mode)
-        os.utime(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._directory.chmod(0o700)
+            path.chmod(self._mode)
+            os.utime(path)
+        except OSError as error:
+            reason = not_written(path, error)
+            raise EngineNotStarted((reason,), reason.sentence()) from error
         self._remove_old()
         return str(path)
 

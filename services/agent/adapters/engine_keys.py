@@ -11,7 +11,7 @@ from pathlib import Path
 from kernel.engine_keys import Holder, draw, is_public_key, seal
 from schemas.assignment import AssignedInstance
 from schemas.ids import WorkerId
-from schemas.reasons import ContainerNotStarted
+from services.agent.domain.disk import not_written
 from services.agent.domain.runtime import EngineId, EngineNotStarted
 
 
@@ -36,7 +36,7 @@ class EngineKeys:
                 file.write(key)
             part.replace(path)
         except OSError as error:
-            reason = ContainerNotStarted(problem=f"{path} can't be written: {error.strerror}")
+            reason = not_written(path, error)
             raise EngineNotStarted((reason,), reason.sentence()) from error
         return key
 

@@ -124,6 +124,10 @@ class LocalProcessRuntime:
         self._exits: asyncio.Queue[EngineExit] = asyncio.Queue()
         self._endings: set[asyncio.Task[None]] = set()
 
+    async def has_image(self, image: str) -> bool:
+        del image
+        return False
+
     async def pull(self, container: Container) -> AsyncIterator[PullProgress]:
         """A process has no image."""
         del container

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from schemas.reasons import ContainerNotStarted
+from services.agent.domain.disk import not_written
 from services.agent.domain.runtime import EngineCommand, EngineNotStarted
 
 MODE = 0o600
@@ -25,7 +25,7 @@ def prepare(command: EngineCommand) -> None:
                 os.chown(path.parent, *owner)
             part.replace(path)
         except OSError as error:
-            reason = ContainerNotStarted(problem=f"{path} can't be written: {error.strerror}")
+            reason = not_written(path, error)
             raise EngineNotStarted((reason,), reason.sentence()) from error
 
 

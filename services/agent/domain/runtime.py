@@ -209,6 +209,10 @@ class ContainerRuntime(Protocol):
         """
         ...
 
+    async def has_image(self, image: str) -> bool:
+        """Is it here, so that a container can be made from it?"""
+        ...
+
     async def start(self, engine: EngineId, command: EngineCommand, details: Mapping[str, object]) -> RunningEngine:
         """Starting what runs already changes nothing. `details` are kept as JSON. Raises EngineNotStarted."""
         ...

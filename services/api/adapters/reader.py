@@ -16,9 +16,12 @@ from schemas.backends import InferenceBackend, backend_id_of, built_in
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
 from services.api.adapters.database import UNREACHABLE
+from services.api.adapters.pulls import Pulls
 from services.api.domain.models import written_as
 
 Document = dict[str, Any]
+PULLING: Final = ("scheduled", "downloading", "starting", "unreachable")
+"""States in which an instance may wait for its image."""
 
 _REASONS: Final = f"""COALESCE((SELECT jsonb_agg(jsonb_build_object('worker_id', r.worker_id, 'worker', w.name, 'code', r.code,
  'who', r.who, 'numbers', r.numbers, 'text', r.text, 'since', r.since, 'cause_seq', r.cause_seq) ORDER BY r.position)
@@ -48,9 +51,10 @@ FILES: Final = (
 
 
 class Reader:
-    def __init__(self, engine: AsyncEngine, high_water: HighWater) -> None:
+    def __init__(self, engine: AsyncEngine, high_water: HighWater, pulls: Pulls) -> None:
         self._engine = engine
         self._high_water = high_water
+        self._pulls = pulls
 
     async def models(self) -> list[Document]:
         return [self._model(row) for row in await self._rows(f"{MODELS} ORDER BY t.name, t.id")]
@@ -212,6 +216,7 @@ class Reader:
             "backend_version": row["backend_version"],
             "image": row["image"],
             "image_digest": row["image_digest"],
+            "pulls": self._pulls.of(row["id"], row["attempt"]) if row["state"] in PULLING else [],
             "why": row["why"],
             "unlisted": row["unlisted"],
             "restart_count": row["restarts"],

@@ -16,11 +16,13 @@ from kernel.bus import MOST_BYTES, Bus
 from kernel.errors import Unavailable
 from schemas.asks import InspectModel, ModelInspection
 from schemas.ids import WorkerId
+from schemas.images import ImagesAnswer, ImagesQuestion
 from schemas.models import LocalPath, ModelWeights
 from schemas.placements import ModelPlacementQuestion, PlacementAnswer, PlacementQuestion
 from schemas.reasons import Reason
 from schemas.subjects import ask, ask_core
 from services.scheduler.domain.core import Core
+from services.scheduler.domain.images import images_on
 from services.scheduler.domain.plan import explain, known_weights, plan, plan_offline, shortened, weights_of
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Questions:
         subscriptions = [
             await self._bus.subscribe(ask_core("plan"), self._guarded(self._plan)),
             await self._bus.subscribe(ask_core("placement"), self._guarded(self._placement)),
+            await self._bus.subscribe(ask_core("images"), self._guarded(self._images)),
         ]
         try:
             await asyncio.Event().wait()
@@ -109,6 +112,11 @@ class Questions:
             return content
         short = placement.model_copy(update={"refusal": shortened(placement.refusal, MOST_BYTES)})
         return short.model_dump_json().encode()
+
+    async def _images(self, body: bytes) -> bytes:
+        fleet = self._core.fleet
+        answer = images_on(ImagesQuestion.model_validate_json(body), fleet.machines, fleet.all_backends())
+        return (answer or ImagesAnswer()).model_dump_json().encode()
 
 
 def _within_limits(answer: PlacementAnswer) -> bytes:

@@ -3,9 +3,9 @@
 What was assumed is passed to the engine, so that the two can't drift; what the user gave is never given again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from schemas.backends import CPU, Chosen, image_for, run_command_of
+from schemas.backends import CPU, Chosen, InferenceBackend, image_for, run_command_of
 from schemas.ids import WorkerId
 from schemas.models import Category, Launch
 from schemas.parameters import find
@@ -61,13 +61,20 @@ def _chosen(request: Request, placed: Placed, machines: Mapping[WorkerId, Machin
         return Chosen(
             spec.image_name or "", spec.backend_version, () if backend is None else backend.default_entrypoint
         )
-    kind = place.type or CPU
-    gpus = [gpu for each in placed.places for gpu in machines[each.worker_id].inventory.gpus if gpu.type == kind]
+    members = [machines[each.worker_id] for each in placed.places]
+    found = image_of(backend, spec.backend_version, place.type or CPU, leader, members)
+    return found or Chosen("", spec.backend_version, ())
+
+
+def image_of(
+    backend: InferenceBackend, version: str | None, kind: str, leader: Machine, members: Iterable[Machine]
+) -> Chosen | None:
+    """The backend's for the leader's GPUs of this kind (`cpu`: none) that the driver of every member, leader included, can run."""
+    gpus = [gpu for machine in members for gpu in machine.inventory.gpus if gpu.type == kind]
     devices = tuple(gpu.name for gpu in leader.inventory.gpus if gpu.type == kind)
-    version, runtimes = spec.backend_version, tuple(gpu.runtime_version for gpu in gpus)
+    runtimes = tuple(gpu.runtime_version for gpu in gpus)
     found = image_for(backend, version, kind, leader.platform, runtimes, devices)
-    found = found or image_for(backend, version, kind, leader.platform, (), devices)
-    return found or Chosen("", version, ())
+    return found or image_for(backend, version, kind, leader.platform, (), devices)
 
 
 def _categories(request: Request) -> tuple[Category, ...]:

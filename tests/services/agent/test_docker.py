@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 
-from schemas.reasons import ContainerNotStarted, DevicesNotAvailable, ImageNotFound, PortInUse
+from schemas.reasons import ContainerNotStarted, DevicesNotAvailable, ImageForAnotherPlatform, ImageNotFound, PortInUse
 from services.agent.adapters.docker import DockerRuntime, connect
 from services.agent.domain.runtime import (
     Container,
@@ -139,6 +139,19 @@ async def test_an_image_that_is_not_there_is_a_reason(runtime: ContainerRuntime)
     with pytest.raises(EngineNotStarted) as refusal:
         await runtime.start(an_id(), in_container(SLEEPER, image="nobody/made-this:1"), {})
     assert refusal.value.reasons == (ImageNotFound(image="nobody/made-this:1"),)
+
+
+async def test_an_image_for_other_processors_is_a_reason_and_leaves_nothing_behind(
+    agents: Containers, runtime: ContainerRuntime
+) -> None:
+    agents.engine.make_foreign_image("foreign:1", "s390x")
+    with pytest.raises(EngineNotStarted) as refusal:
+        await runtime.start(an_id(), in_container(SLEEPER, image="foreign:1"), {})
+    (reason,) = refusal.value.reasons
+    assert isinstance(reason, ImageForAnotherPlatform)
+    assert reason.image == "foreign:1"
+    assert reason.platform.startswith("linux/")
+    assert containers(agents) == []
 
 
 async def test_a_port_that_another_container_has_is_a_reason_and_leaves_nothing_behind(

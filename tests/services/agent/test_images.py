@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,60 +9,36 @@ from pathlib import Path
 import pytest
 from docker.errors import APIError, ImageNotFound
 
+from schemas.reasons import ImageForAnotherPlatform
 from schemas.reasons import ImageNotFound as NoSuchImage
 from schemas.reasons import ImageNotPulled as NotPulled
 from services.agent.adapters.docker import connect
 from services.agent.domain.runtime import Container, ContainerRuntime, ImageNotPulled, PullProgress
 from tests.services.agent.containers import Containers
 from tests.support.docker_engine import DockerEngine, missing
+from tests.support.registry import Registry, registry_of
 
 pytestmark = pytest.mark.docker
 
-PORT = 5005
 MIB = 2**20
-CONFIG = """
-version: 0.1
-storage: {filesystem: {rootdirectory: %s}}
-http: {addr: "127.0.0.1:%d"}
-"""
 
 
 @pytest.fixture(scope="module")
 def registry(docker_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address, with the image `weights:1` of 24 MiB in two layers."""
+    """Its address, with the image `weights:1` of 16 MiB."""
     if (reason := missing("docker-registry")) is not None:
         pytest.skip(reason)
-    directory = tmp_path_factory.mktemp("registry")
-    (directory / "config.yml").write_text(CONFIG % (directory / "data", PORT), encoding="utf-8")
-    namespace = f"/proc/{docker_engine.holder}/ns/net"
-    with (directory / "log").open("wb") as log:
-        server = subprocess.Popen(
-            ["nsenter", f"--net={namespace}", "docker-registry", "serve", str(directory / "config.yml")],
-            stdout=log,
-            stderr=log,
-        )
-    docker_engine.make_image("base:1", {"first": os.urandom(16 * MIB)})
-    client = connect(docker_engine.url)
-    client.tag("base:1", f"127.0.0.1:{PORT}/weights", "1")
-    try:
-        ends = time.monotonic() + 10
-        while "digest:" not in (said := client.push(f"127.0.0.1:{PORT}/weights", "1")):
-            assert time.monotonic() < ends, said
-            time.sleep(0.1)
-        yield f"127.0.0.1:{PORT}"
-    finally:
-        client.close()
-        server.terminate()
-        server.wait()
+    with registry_of(docker_engine, tmp_path_factory.mktemp("registry")) as registry:
+        registry.holds("weights:1", {"first": os.urandom(16 * MIB)})
+        yield registry.address
 
 
 @pytest.fixture
 async def agents(docker_engine: DockerEngine, registry: str, tmp_path: Path) -> AsyncIterator[Containers]:
     agents = Containers(tmp_path / "engines", engine=docker_engine)
     client = connect(docker_engine.url)
-    for image in (f"{registry}/weights:1", "base:1"):
-        with suppress(ImageNotFound):
-            client.remove_image(image, force=True)
+    with suppress(ImageNotFound):
+        client.remove_image(f"{registry}/weights:1", force=True)
     client.close()
     yield agents
     await agents.end()
@@ -90,6 +64,19 @@ async def test_an_image_that_the_registry_does_not_have_is_a_reason(runtime: Con
         with pytest.raises(ImageNotPulled) as refusal:
             await pulled(runtime, image)
         assert refusal.value.reasons == (NoSuchImage(image=image),)
+
+
+async def test_an_image_that_is_only_there_for_other_processors_is_a_reason(
+    runtime: ContainerRuntime, docker_engine: DockerEngine, registry: str
+) -> None:
+    docker_engine.make_foreign_image("foreign:1", "s390x")
+    image = Registry(docker_engine).push("foreign:1", "foreign", "1")
+    assert image == f"{registry}/foreign:1"
+    with pytest.raises(ImageNotPulled) as refusal:
+        await pulled(runtime, image)
+    (reason,) = refusal.value.reasons
+    assert isinstance(reason, ImageForAnotherPlatform)
+    assert (reason.image, reason.platform.partition("/")[0]) == (image, "linux")
 
 
 async def test_a_registry_that_is_away_is_a_reason_of_the_operators(runtime: ContainerRuntime) -> None:

@@ -356,6 +356,19 @@ async def test_backends_are_listed_exported_imported_and_forgotten(fleet: Fleet,
     assert (await fleet.run("backends", "show", "mine")).code == 1
 
 
+async def test_the_images_of_a_backend_are_pulled_and_looked_at(fleet: Fleet) -> None:
+    for action in ("pull", "pulls"):
+        done = await fleet.run("backends", action, "vLLM")
+        assert (done.code, done.said) == (0, "No worker runs vLLM in containers.\n")
+        done = await fleet.run("backends", action, "vLLM", "--worker", "worker-0", "--json")
+        assert done.code == 0
+        assert '"runs_no_containers"' in done.said
+        assert (await fleet.run("backends", action, "vLLM", "--version", "99.0")).code == 1
+        assert (await fleet.run("backends", action, "vLLM", "--worker", "nobody")).code == 1
+        assert (await fleet.run("backends", action)).code == 2
+    assert (await fleet.run("backends", "show", "vLLM", "--version", "0.18.0")).code == 2
+
+
 async def test_a_backend_that_can_not_be_read_says_where(fleet: Fleet, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     for text, said in (

@@ -186,6 +186,47 @@ def test_an_error_is_explained_by_phase_exit_code_diagnosis_last_lines_and_the_n
     """)
 
 
+def test_who_waits_for_an_image_is_told_how_far_it_is() -> None:
+    pull = {
+        "worker_id": "w-1",
+        "image": "vllm/vllm-openai:v0.18.0",
+        "bytes": 3 * 2**30,
+        "total": 10 * 2**30,
+        "bytes_per_second": 50 * 2**20,
+        "remaining_seconds": 143.4,
+    }
+    begun = pull | {"worker_id": "w-2", "bytes_per_second": None, "remaining_seconds": None}
+    waits = an_instance(
+        "llama-8b-0", "starting", worker_id="w-1", worker_name="gpu-01", failed_phase=None, pulls=[pull, begun]
+    )
+
+    told = shown(render.explain(a_model("llama-8b", "pending", 0, 1), [waits], NOW), columns=200)
+    assert told.splitlines()[-1] == (
+        "llama-8b-0 is starting since 5 s on gpu-01, attempt 1: its image is pulled: 3.0 GiB of 10.0 GiB, 50.0 MiB/s, 2 min left;"
+        " on w-2 its image is pulled: 3.0 GiB of 10.0 GiB."
+    )
+    listed = shown(render.ps([], [waits | {"pulls": [pull]}], NOW), columns=200)
+    assert listed.splitlines()[-1].endswith("gpu-01; its image is pulled: 3.0 GiB of 10.0 GiB, 50.0 MiB/s, 2 min left")
+
+
+def test_the_images_of_a_backend_are_listed_by_worker_with_how_far_they_are_or_why_not() -> None:
+    unknown = {"bytes": None, "total": None, "bytes_per_second": None, "remaining_seconds": None, "reasons": []}
+    known = {"bytes": 2**30, "total": 4 * 2**30, "bytes_per_second": 2**20, "remaining_seconds": 3072.0}
+    why = a_reason("laptop", "runs_no_containers", "the worker runs engines as processes", "operator")
+    items = [
+        unknown | {"worker": "gpu-01", "image": "mine:1", "state": "here"},
+        unknown | {"worker": "gpu-02", "image": "mine:1", "state": "pulling"} | known,
+        unknown | {"worker": "laptop", "image": None, "state": "refused", "reasons": [why]},
+    ]
+    assert shown(render.backend_images({"backend": "mine", "workers": items}), columns=100) == cleandoc("""
+        WORKER  IMAGE   STATE    HOW FAR, OR WHY NOT
+        gpu-01  mine:1  here
+        gpu-02  mine:1  pulling  1.0 GiB of 4.0 GiB, 1.0 MiB/s, 51 min left
+        laptop  -       refused  the worker runs engines as processes
+    """)
+    assert shown(render.backend_images({"backend": "mine", "workers": []})) == "No worker runs mine in containers."
+
+
 def test_a_running_instance_is_explained_by_where_it_is_and_what_it_holds() -> None:
     assert shown(render.explain(a_model("tinychat", "ready", 1, 1), [RUNNING], NOW)) == cleandoc("""
         tinychat is ready: 1 of 1 instance running.
