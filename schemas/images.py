@@ -16,6 +16,8 @@ class ImagesQuestion(Value):
     backend: str
     version: str | None = None
     """None: the one that a model gets which names none."""
+    on_processors: bool = False
+    """Also what a model gets only where its author allows processors: somebody named these workers."""
     worker_ids: Annotated[tuple[WorkerId, ...], Field(max_length=MOST_WORKERS)]
 
 

@@ -51,8 +51,8 @@ class BackendImages:
         """How far the images are; `begin`: those that are not there are pulled. Raises Refused (not_found), Unavailable."""
         workers = await self._meant(where)
         by_id = {worker["id"]: worker for worker in workers}
-        chosen = await self._chosen(backend, version, [WorkerId(worker_id) for worker_id in by_id])
         is_open = not where.names and where.labels is None
+        chosen = await self._chosen(backend, version, [WorkerId(worker_id) for worker_id in by_id], named=not is_open)
         asked = [each for each in chosen if each.supported or not is_open]
         most = asyncio.Semaphore(ASKED_AT_ONCE)
 
@@ -78,12 +78,17 @@ class BackendImages:
             found[meant["id"]] = meant
         return list(found.values())
 
-    async def _chosen(self, backend: str, version: str | None, ids: Sequence[WorkerId]) -> list[WorkerImages]:
+    async def _chosen(
+        self, backend: str, version: str | None, ids: Sequence[WorkerId], *, named: bool
+    ) -> list[WorkerImages]:
         """By who decides, as for a placement. Raises Unavailable."""
         found: list[WorkerImages] = []
         for start in range(0, len(ids), MOST_WORKERS):
             question = ImagesQuestion(
-                backend=backend, version=version, worker_ids=tuple(ids[start : start + MOST_WORKERS])
+                backend=backend,
+                version=version,
+                on_processors=named,
+                worker_ids=tuple(ids[start : start + MOST_WORKERS]),
             )
             message = await self._bus.request(
                 ask_core("images"), question.model_dump_json().encode(), timeout_seconds=DECIDE_SECONDS

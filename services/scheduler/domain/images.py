@@ -50,7 +50,7 @@ def images_on(
         source=LocalPath(path="/"),
         backend=question.backend,
         backend_version=question.version,
-        cpu_offloading=True,
+        cpu_offloading=question.on_processors,
     )
     request = Request(spec, backends=backends)
     found: list[WorkerImages] = []

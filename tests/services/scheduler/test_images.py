@@ -43,10 +43,16 @@ def mine(**fields: Any) -> InferenceBackend:
     return InferenceBackend.model_validate(BACKEND | fields)
 
 
-def asked(machine: Machine, backend: InferenceBackend | None = None, version: str | None = None) -> WorkerImages:
+def asked(
+    machine: Machine,
+    backend: InferenceBackend | None = None,
+    version: str | None = None,
+    *,
+    on_processors: bool = False,
+) -> WorkerImages:
     fleet = Machines()
     fleet.put(machine)
-    question = ImagesQuestion(backend="mine", version=version, worker_ids=(machine.id,))
+    question = ImagesQuestion(backend="mine", version=version, on_processors=on_processors, worker_ids=(machine.id,))
     answer = images_on(question, fleet, {"mine": backend or mine()})
     assert answer is not None
     (found,) = answer.workers
@@ -96,10 +102,12 @@ def test_a_worker_with_two_kinds_of_gpus_is_given_an_image_for_each() -> None:
     assert asked(machine) == given(machine, "mine:1.4-cu129", "mine:1.4-rocm")
 
 
-def test_a_worker_without_gpus_is_given_the_image_for_processors() -> None:
+def test_a_worker_without_gpus_is_given_the_image_for_processors_where_it_is_named() -> None:
+    """Models get it only where their authors say so: nobody wants it on every such worker."""
     machine = a_machine()
     with_cpu = mine(images=[NEW, {"image": "mine:{version}-cpu", "accelerator": "cpu"}])
-    assert asked(machine, with_cpu) == given(machine, "mine:1.4-cpu")
+    assert asked(machine, with_cpu, on_processors=True) == given(machine, "mine:1.4-cpu")
+    assert not asked(machine, with_cpu).supported
 
 
 def test_what_is_in_the_way_is_told_and_whether_the_backend_is_for_such_workers_at_all() -> None:
