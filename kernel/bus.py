@@ -108,7 +108,7 @@ class Bus:
             options["inbox_prefix"] = settings.inbox_prefix
         try:
             async with asyncio.timeout(timeout_seconds):
-                await bus.client.connect(**options)
+                await keeping_cancellation(bus.client.connect(**options))
         except asyncio.CancelledError:
             bus._closing = True
             await bus.client.close()
@@ -183,9 +183,9 @@ class Bus:
 
     async def flush(self) -> None:
         """What was published and subscribed to is known to the server."""
-        await self.client.flush(timeout=2)
+        await keeping_cancellation(self.client.flush(timeout=2))
         # nats-py 2.x writes the PING past what waits to be written (`Client._send_ping`): only a second one comes after it
-        await self.client.flush(timeout=2)
+        await keeping_cancellation(self.client.flush(timeout=2))
 
     async def close(self) -> None:
         self._closing = True

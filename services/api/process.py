@@ -80,8 +80,11 @@ class ApiProcess:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(projector.run())
                 await self._serve(tasks, bus, engine, reading, event_log, feed)
-        except* Corrupt as group:
-            raise Corrupt(str(first_cause(group))) from group
+        except ExceptionGroup as group:
+            corrupt, _ = group.split(Corrupt)
+            if corrupt is None:
+                raise
+            raise Corrupt(str(first_cause(corrupt))) from group  # whatever else failed, failed for that
         finally:
             await bus.close()
             with contextlib.suppress(Exception):
