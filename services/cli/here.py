@@ -52,7 +52,9 @@ def look_before(flags: Mapping[str, Any], *, demo: bool) -> Before:
         machine = look_at_machine(own_llama_cpp=settings.llama_cpp_command is not None)
         read_inventory(settings.inventory, {})
         model = bundled_model() if demo else None
-        return Before(settings, DataDir.open(settings.data_dir), machine.choice(), model)
+        return Before(
+            settings, DataDir.open(settings.data_dir), machine.choice(vllm=bool(settings.vllm_command)), model
+        )
     except (BadSettings, NotSupported) as error:
         raise Failed(str(error), exit_code=USAGE) from error
 

@@ -201,6 +201,7 @@ class Everything:
                 "worker_name": settings.worker_name,
                 "worker_ip": "127.0.0.1",
                 "inventory": settings.inventory,
+                "vllm_command": settings.vllm_command,
                 "stop_engines_on_exit": True,
                 "stop_grace_seconds": 2.0,
             }

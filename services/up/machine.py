@@ -25,12 +25,14 @@ class Machine:
     gpu_vendors: tuple[str, ...]
     docker: bool
 
-    def choice(self) -> str:
-        """What was chosen and why, for people."""
-        chosen = "llama.cpp on the CPU, as local processes"
+    def choice(self, *, vllm: bool = False) -> str:
+        """What was chosen and why, for people. `vllm`: there is a program for it."""
+        chosen = f"llama.cpp on the CPU{' and vLLM' if vllm else ''}, as local processes"
         if not self.gpu_vendors:
             return f"{chosen}: no GPU was found"
         found = f"{', '.join(self.gpu_vendors)} GPU" + (" and Docker Engine" if self.docker else ", no Docker Engine")
+        if vllm:
+            return f"{chosen}: {found} found, for vLLM unless that is a build for processors"
         return f"{chosen}: {found} found, which it does not use (an agent with MUSTER_RUNTIME=docker does)"
 
 

@@ -22,6 +22,8 @@ class UpSettings(Settings):
     """A JSON file that describes the machine by hand."""
     llama_cpp_command: str | None = None
     """Another program for the llama.cpp backend; it takes llama-server's flags."""
+    vllm_command: str = ""
+    """The program of the vLLM backend, with leading arguments: `/opt/vllm/bin/vllm serve`; without one there is no vLLM."""
     simulator: bool = False
     """Whether `muster simulate` may add workers; its key is in `<data-dir>/keys/simulator.seed`."""
     lease_seconds: float = 10.0

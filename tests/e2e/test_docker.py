@@ -142,6 +142,46 @@ async def test_an_image_that_nobody_has_is_an_error_with_its_reason(
     assert model["ready_replicas"] == 0
 
 
+async def test_what_a_backend_needs_runs_only_where_the_operator_allows_it(
+    stack: Stack, engine: tuple[DockerEngine, str]
+) -> None:
+    docker, program = engine
+    await stack.start_scheduler()
+    await stack.start_worker(**settings(docker))
+    await stack.start_api()
+    client = stack.client()
+    needy = backend_of(program) | {"needs": {"writable_root": True, "host_ipc": True}}
+    assert (await client.request("POST", "/v2/inference-backends", needy))[0] == 201
+    await client.deploy("tinychat", restart_on_error=False)
+    model = await client.until_state("/v2/models/tinychat", "pending", seconds=60)
+    model = await client.until("/v2/models/tinychat", lambda found: bool(found["reasons"]), seconds=60)
+    (reason,) = model["reasons"]
+    assert (reason["code"], reason["who"], reason["numbers"]) == (
+        "need_not_allowed",
+        "operator",
+        {"needs": ["host_ipc"]},
+    )
+    assert await asyncio.to_thread(running, docker) == []
+
+    await stack.stop("agent-0")
+    await stack.start_agent(**settings(docker), allowed_needs="writable_root,host_ipc")
+    (instance,) = (await client.get("/v2/model-instances"))["items"]
+    assert (await client.request("DELETE", f"/v2/model-instances/{instance['id']}"))[0] == 200
+    await client.until_state("/v2/models/tinychat", "ready", seconds=60)
+    (container,) = await asyncio.to_thread(running, docker)
+    assert await asyncio.to_thread(ipc_of, docker, container) == "host"
+    await client.request("DELETE", "/v2/models/tinychat")
+    await client.until("/v2/model-instances", lambda found: found["items"] == [], seconds=60)
+
+
+def ipc_of(engine: DockerEngine, container: str) -> str:
+    client = connect(engine.url)
+    try:
+        return str(client.inspect_container(container)["HostConfig"]["IpcMode"])
+    finally:
+        client.close()
+
+
 async def test_who_waits_for_an_image_sees_how_far_it_is_how_fast_it_comes_and_what_remains(
     stack: Stack, engine: tuple[DockerEngine, str], registry: Registry
 ) -> None:
