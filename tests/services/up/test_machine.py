@@ -22,14 +22,18 @@ def test_who_brings_another_engine_needs_no_library_of_the_bundled_one() -> None
         (
             Machine(("NVIDIA",), docker=True),
             False,
-            "llama.cpp on the CPU, as local processes: NVIDIA GPU and Docker Engine found, which it does not use"
-            " (an agent with MUSTER_RUNTIME=docker does)",
+            (
+                "llama.cpp on the CPU, as local processes: NVIDIA GPU and Docker Engine found, which it does not use"
+                " (an agent with MUSTER_RUNTIME=docker does)"
+            ),
         ),
         (
             Machine(("NVIDIA",), docker=False),
             True,
-            "llama.cpp on the CPU and vLLM, as local processes: NVIDIA GPU, no Docker Engine found, for vLLM unless that is a"
-            " build for processors",
+            (
+                "llama.cpp on the CPU and vLLM, as local processes: NVIDIA GPU, no Docker Engine found, for vLLM unless that is a"
+                " build for processors"
+            ),
         ),
     ],
 )
