@@ -153,9 +153,10 @@ async def test_what_a_backend_needs_runs_only_where_the_operator_allows_it(
     needy = backend_of(program) | {"needs": {"writable_root": True, "host_ipc": True}}
     assert (await client.request("POST", "/v2/inference-backends", needy))[0] == 201
     await client.deploy("tinychat", restart_on_error=False)
-    model = await client.until_state("/v2/models/tinychat", "pending", seconds=60)
-    model = await client.until("/v2/models/tinychat", lambda found: bool(found["reasons"]), seconds=60)
-    (reason,) = model["reasons"]
+    instances = await client.until(
+        "/v2/model-instances", lambda found: any(each["state"] == "error" for each in found["items"]), seconds=60
+    )
+    (reason,) = instances["items"][0]["reasons"]
     assert (reason["code"], reason["who"], reason["numbers"]) == (
         "need_not_allowed",
         "operator",
