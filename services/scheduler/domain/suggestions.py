@@ -19,7 +19,7 @@ from schemas.reasons import Suggestion, gib
 from schemas.wanted import CPU_MEMORY, LAYERS, RAM_CLAIM, VRAM_CLAIM
 from services.scheduler.domain.candidate import Candidate, Request
 from services.scheduler.domain.fleet import changes_engine
-from services.scheduler.domain.placement import Placed, Refused, allows_gang, place
+from services.scheduler.domain.placement import Objections, Placed, Refused, allows_gang, place
 from services.scheduler.domain.snapshot import Machine, copy_of, gpu_ids
 from services.scheduler.domain.takes import ON_CPU_IF_ALLOWED
 
@@ -66,10 +66,10 @@ def suggestions_for(
     request: Request, machines: Sequence[Machine], refused: Refused, claims: ClaimsOn = nothing_on
 ) -> tuple[Suggestion, ...]:
     """The ones that work, simplest first; of one kind only the best, so that no kind crowds out the others."""
-    if request.known is None:
-        return ()  # nothing fits while nobody knows what it weighs
     by_id = {machine.id: machine for machine in machines}
     nearest = [by_id[each.worker_id] for each in refused.workers[:NEAREST]]
+    if request.known is None:
+        return tuple(_before_its_files(request, nearest, refused))
     if request.selected is not None:  # GPUs that are selected must be there to be known
         others = [by_id[each.worker_id] for each in refused.workers[NEAREST:SELECTED]]
         nearest += [machine for machine in others if not request.selected.isdisjoint(gpu_ids(machine))]
@@ -82,6 +82,19 @@ def suggestions_for(
                 if len(found) >= enough:
                     break
     return tuple(found.values())[:MOST] or _pairs(request, nearest, refused, claims)
+
+
+def _before_its_files(request: Request, nearest: Sequence[Machine], refused: Refused) -> Iterator[Suggestion]:
+    """Nothing fits while nobody knows what it weighs. What lets a worker be asked for its files may help."""
+    codes = {reason.code for worker in refused.workers[:NEAREST] for reason in worker.reasons}
+    for attempt in _offloading(request, nearest, codes):
+        then = place(attempt.request, attempt.machines)
+        if isinstance(then, Refused) and not then.request and any(map(_waits_for_its_files, then.workers)):
+            yield Suggestion(change=dict(attempt.change), text=attempt.text.replace("it fits", "it may fit"))
+
+
+def _waits_for_its_files(worker: Objections) -> bool:
+    return all(reason.code == "being_inspected" for reason in worker.reasons)
 
 
 # -- two changes at once ----------------------------------------------------------------------------------------------

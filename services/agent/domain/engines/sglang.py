@@ -64,7 +64,11 @@ def _of_language(start: Start) -> tuple[Flag, ...]:
         *((flag(flags.share, f"{launch.memory_fraction:g}"),) if launch.memory_fraction is not None else ()),
         *((flag("--is-embedding"),) if reads_at_once else ()),
         flag("--enable-metrics"),
-        *((flag("--uvicorn-access-log-exclude-prefixes", "/metrics"),) if start.is_at_least(0, 5, 9) else ()),
+        *(
+            (flag("--uvicorn-access-log-exclude-prefixes", "/health", "/metrics"),)
+            if start.is_at_least(0, 5, 9)
+            else ()
+        ),
         flag("--enable-cache-report"),
         *_speculation(start),
         *_several_machines(start),

@@ -66,7 +66,7 @@ def _ours(start: Start) -> tuple[Flag, ...]:
             if launch.speculative_config
             else ()
         ),
-        *((flag("--disable-access-log-for-endpoints", "/metrics"),) if start.is_at_least(0, 16) else ()),
+        *((flag("--disable-access-log-for-endpoints", "/health,/metrics"),) if start.is_at_least(0, 16) else ()),
         *((flag("--enable-prompt-tokens-details"),) if start.is_at_least(0, 9, 1) else ()),
         *_extended_cache(start),
         *((flag(flags.eager), flag("--dtype", "float16")) if _is_310p(start) else ()),

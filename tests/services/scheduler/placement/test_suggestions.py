@@ -400,3 +400,25 @@ def test_the_backend_that_was_meant_is_suggested_where_the_name_is_wrong(typed: 
 def test_no_backend_is_suggested_that_does_not_run_there_either() -> None:
     assert suggested(a_request(a_spec(backend="vllm")), a_machine("w1", gpus(2), inventory={"os": "windows"})) == ()
     assert suggested(a_request(a_spec(backend="TGI")), a_machine("w1", gpus(2))) == ()
+
+
+# -- before anybody has looked at the files ---------------------------------------------------------------------------
+
+
+def test_what_may_run_on_processors_is_told_so_before_anybody_knows_what_it_weighs() -> None:
+    machine = a_machine("w1", (), inventory={"runtime": "process", "backends": {"vLLM": "0.32.0+cpu"}})
+    request = a_request(must_look=True)
+    request.known = None
+    assert suggested(request, machine) == (
+        Suggestion(
+            change={"cpu_offloading": True},
+            text="with cpu_offloading it may fit: it runs on processors, which is slower",
+        ),
+    )
+
+
+def test_what_would_not_help_is_not_suggested_before_anybody_knows_what_it_weighs_either() -> None:
+    machine = a_machine("w1", (), inventory={"runtime": "process", "backends": {"vLLM": "0.32.0"}})
+    request = a_request(must_look=True)
+    request.known = None
+    assert suggested(request, machine) == ()
