@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,7 @@ async def test_a_detected_gpu_is_promised_used_and_measured(stack: Stack) -> Non
     assert len(member["gpu_indexes"]) == 1
     assert "TinyChat" in await answer_of(client)
 
+    measured: list[dict[str, Any]] = []
     for _ in range(600):
         measured = [event.envelope.data for event in of_type(await facts_of(stack), "ModelPeakMeasured")]
         if any(each["peak_vram"] for each in measured):
