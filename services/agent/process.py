@@ -354,7 +354,7 @@ class AgentProcess:
             program=() if in_container and launch.image is not None else self._program(engine),
             interface=self._settings.worker_ifname or interface_of(self._address),
             family=next((present[index].name for index in instance.gpu_indexes if index in present), None),
-            cache=self._caches.of(instance.model_id) if engine in KEEP_WHAT_THEY_COMPILE else None,
+            cache=await self._cache(instance, engine),
             processors=tuple(sorted(os.sched_getaffinity(0))),
             directory=str(directory.absolute()),
             engine_key=key,
@@ -396,6 +396,12 @@ class AgentProcess:
         self._pulling.pop(watched.id, None)
         if self._document is not None:  # what is wanted now, which may be something else
             await self._assigned(self._document)
+
+    async def _cache(self, instance: AssignedInstance, engine: str) -> str | None:
+        """In a thread: old ones are removed. Raises EngineNotStarted."""
+        if engine not in KEEP_WHAT_THEY_COMPILE:
+            return None
+        return await asyncio.to_thread(self._caches.of, instance.model_id)
 
     def _program(self, backend: str) -> tuple[str, ...]:
         """The operator's, where there is a setting for it."""
