@@ -10,7 +10,8 @@ from typing import Final
 
 from bench.figures import Figure
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Claim, Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Claim, Gpu, Inventory, ModelSpec, ModelWeights
+from schemas.sources import LocalPath
 from services.scheduler.domain.candidate import Request
 from services.scheduler.domain.index import GpuIndex
 from services.scheduler.domain.machines import Machines

@@ -30,9 +30,10 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights
 from schemas.reasons import EngineExited, ModelFileTruncated
 from schemas.reports import EngineReported, EngineSeen, FileReported, FileSeen, WorkerLeaving, WorkerObserved
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import Core, Decision, Now
 from services.scheduler.domain.fleet import File, Fleet, Worker, evolve
 from services.scheduler.domain.instance import Instance, Running, Unreachable
@@ -253,7 +254,7 @@ class _Cell:
                 pass
 
     def _fetched(self, file: File) -> FileSeen:
-        path, size = file.source.path, self._random.randint(2, 20) * GIB
+        path, size = file.source.label, self._random.randint(2, 20) * GIB
         answer = {"file_id": file.id, "wanted": file.wanted}
         if self._random.random() < 0.03:
             truncated = ModelFileTruncated(path=path, expected_bytes=size, actual_bytes=size // 3)
@@ -331,7 +332,7 @@ class _Cell:
         return ModelWeights(
             format="gguf",
             weight_bytes=size,
-            files=(self._fleet.wishes[model_id].spec.source.path,),
+            files=(self._fleet.wishes[model_id].spec.source.label,),
             architecture="llama",
             context_length=8192,
             layers=32,

@@ -60,7 +60,7 @@ class PretendWorker:
         await self._downloader.subscribe(ask(self.id, "inspect"), self._inspect)
 
     async def _inspect(self, question: Msg) -> None:
-        path = InspectModel.model_validate_json(question.data).source.path
+        path = InspectModel.model_validate_json(question.data).source.label
         weights = ModelWeights(
             format="gguf",
             weight_bytes=8 * GIB,

@@ -16,7 +16,8 @@ from kernel.log.port import Stored
 from kernel.log.seal import Cause, seal_fact
 from schemas.facts import ModelCreated
 from schemas.ids import ModelId
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
+from schemas.sources import LocalPath
 from schemas.subjects import parse_fact_subject
 from services.scheduler.adapters.snapshots import SnapshotStore
 from services.scheduler.domain.fleet import Fleet, evolve

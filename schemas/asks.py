@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.ids import InstanceId
-from schemas.models import ModelWeights, Source
+from schemas.models import ModelWeights
 from schemas.reasons import Reason
 from schemas.reports import PullSeen
+from schemas.sources import Source
 from schemas.value import Instant, Value
 
 

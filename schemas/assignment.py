@@ -6,7 +6,8 @@ Absent from a newer document means stop. No document, or an older one, means cha
 from typing import Literal
 
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
-from schemas.models import Claim, Launch, Member, Source
+from schemas.models import Claim, Launch, Member
+from schemas.sources import Source
 from schemas.value import Value
 
 

@@ -5,23 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from schemas.ids import FileId, Token, WorkerId
+from schemas.sources import Source
 from schemas.value import Bytes, Count, Value
 
 Category = Literal["llm", "embedding", "reranker", "image", "speech_to_text", "text_to_speech", "unknown"]
 Backend = Literal["llama.cpp", "vLLM", "SGLang", "MindIE", "Custom"]
 """Engines that Muster knows how to start. `Custom` is the user's own image."""
-
-
-class LocalPath(Value):
-    """Files that lie on a worker already."""
-
-    type: Literal["local_path"] = "local_path"
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
-    """Absolute: a `.gguf` (the first of its shards), or a directory with `*.safetensors` and `config.json`."""
-
-
-Source = LocalPath
-"""Where the files come from. The hubs become further members of this union."""
 
 
 class GpuSelector(Value):
@@ -100,13 +89,24 @@ class ModelSpec(Value):
     """Without progress of the engine for this long, the start has failed."""
 
 
+class Pinned(Value):
+    """A hub's files as of one commit: of a model, of an adapter that is loaded beside it, or of its draft model."""
+
+    source: Source
+    commit: str
+    bytes: Bytes
+    """Of all files that are fetched, weights or not."""
+
+
 class ModelWeights(Value):
     """What the model's files weigh and are, read from their headers (GGUF) or sizes (safetensors)."""
 
     format: Literal["gguf", "safetensors"]
     weight_bytes: Bytes
     files: tuple[str, ...] = ()
-    """Absolute paths of the files that the engine will read."""
+    """The files that the engine will read: absolute paths of a worker, or names in a hub's repository."""
+    pinned: tuple[Pinned, ...] = ()
+    """What is to be fetched; nothing where it lies on the worker."""
     lora_bytes: Bytes = 0
     """Of all adapters together."""
     draft_bytes: Bytes = 0

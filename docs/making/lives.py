@@ -15,7 +15,7 @@ from schemas.facts import InstanceDeletionRequested, ModelCreated, ModelScaled, 
 from schemas.facts.base import Fact
 from schemas.facts.instance import InstanceFact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Inventory, ModelSpec, ModelWeights
 from schemas.reasons import EngineExited, ModelNotFound
 from schemas.reports import (
     EnginePhase,
@@ -27,6 +27,7 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
+from schemas.sources import LocalPath
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now
 from services.scheduler.domain.draining import is_draining

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from schemas.facts.base import Fact, Owner
 from schemas.ids import FileId, WorkerId
-from schemas.models import Source
 from schemas.reasons import Reason
+from schemas.sources import Source
 from schemas.value import Bytes
 
 

@@ -369,7 +369,7 @@ class SimulatorProcess:
             log.warning("a question can't be read: %s", error.errors(include_url=False)[0])
             return
         answer = inspect(self._fleet, described.name, source)
-        seconds = described.draw(described.group.files.inspect_seconds, "inspect", source.path)
+        seconds = described.draw(described.group.files.inspect_seconds, "inspect", source.label)
         if seconds:
             self._tasks.create_task(self._answer(message, answer, seconds))
         else:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from schemas.asks import InspectModel
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
+from schemas.sources import LocalPath
 from schemas.wanted import wanted_of
 from services.downloader.adapters.local_path import inspect_model
 from services.scheduler.domain.takes import estimate_of

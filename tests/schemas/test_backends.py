@@ -24,7 +24,8 @@ from schemas.backends import (
     run_command_of,
     write_yaml,
 )
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
+from schemas.sources import LocalPath
 
 AMD64, ARM64 = "linux/amd64", "linux/arm64"
 

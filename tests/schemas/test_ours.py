@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
 from schemas.ours import FLAGS, not_the_authors
 from schemas.reasons import FlagIsOurs, ParameterInvalid, VariableNotAllowed
+from schemas.sources import LocalPath
 from schemas.wanted import wanted_of
 from services.agent.domain.gpu_access import VENDORS, AssignedGpu, gpu_access
 

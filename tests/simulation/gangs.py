@@ -11,7 +11,8 @@ from typing import Final
 from schemas.facts import InstanceDownloading, InstanceRunning, InstanceStarting
 from schemas.facts.instance import InstanceFact
 from schemas.ids import InstanceId, WorkerId
-from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights
+from schemas.sources import LocalPath
 from services.agent.domain.runtime import EngineId
 from services.scheduler.domain.fleet import Fleet
 from services.scheduler.domain.instance import placement_of
@@ -210,7 +211,7 @@ def fits(instance_id: InstanceId, ledger: Ledger, claims: Claims, machines: dict
         operator, has = fleet.operator_of(worker_id), ledger.capacity[worker_id]
         if (
             VLLM not in has.backends
-            or spec.source.path not in machine.paths
+            or spec.source.label not in machine.paths
             or operator.cordoned
             or operator.draining
             or (model is not None and worker_id in model.quarantined)
@@ -219,7 +220,7 @@ def fits(instance_id: InstanceId, ledger: Ledger, claims: Claims, machines: dict
             continue
         _, vram = promised(claims, worker_id)
         free[worker_id] = sum(not gpu.memory_used_by_others and not vram.get(gpu.index) for gpu in has.gpus)
-    needed = GPUS[spec.source.path]
+    needed = GPUS[spec.source.label]
     able = [worker_id for worker_id, count in free.items() if count]
     alone = [worker_id for worker_id in able if needed <= free[worker_id]]
     if alone or len(able) >= needed:

@@ -13,9 +13,10 @@ from kernel.log.port import Guard
 from schemas.facts import WorkerCordoned, WorkerDrainRequested, WorkerLabelled, WorkerUncordoned
 from schemas.facts.worker import WorkerFact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
 from schemas.reasons import ModelNotFound
 from schemas.reports import EnginePhase, EngineSeen, FilePhase, FileSeen
+from schemas.sources import LocalPath
 from schemas.subjects import api_part_of
 from services.agent.domain.runtime import EngineId
 from services.api.adapters import feed
@@ -74,7 +75,7 @@ def update(world: World) -> str:
     def over(spec: ModelSpec) -> ModelSpec:
         return spec.model_copy(update={"source": other if spec.backend == gangs.VLLM else source})
 
-    return _change(world, over, f"update to {source.path}, {other.path}")
+    return _change(world, over, f"update to {source.label}, {other.label}")
 
 
 def rename(world: World) -> str:

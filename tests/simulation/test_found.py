@@ -30,7 +30,7 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
-from schemas.models import Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Inventory, ModelSpec, ModelWeights
 from schemas.reasons import NoWorkers
 from schemas.reports import (
     EnginePhase,
@@ -42,6 +42,7 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
+from schemas.sources import LocalPath
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now, Question
 from services.scheduler.domain.deadlines import Deadlines

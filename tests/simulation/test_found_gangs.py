@@ -23,9 +23,10 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights
 from schemas.reasons import InspectionFailed
 from schemas.reports import EnginePhase, EngineSeen, FilePhase, FileReported, FileSeen, WorkerObserved
+from schemas.sources import LocalPath
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Question
 from services.scheduler.domain.fleet import question_about
@@ -115,7 +116,7 @@ class GangStory(Story):
         found: list[Fact] = []
         for file in list(self.core.fleet.files.values()):
             if file.worker_id in workers:
-                seen = FileSeen(file_id=file.id, wanted=file.wanted, phase=phase, paths=(file.source.path,))
+                seen = FileSeen(file_id=file.id, wanted=file.wanted, phase=phase, paths=(file.source.label,))
                 found += self.hear(FileReported(**self.identity(file.worker_id), file=seen))
         return found
 

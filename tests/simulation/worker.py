@@ -16,7 +16,7 @@ from kernel.log.port import Stored
 from schemas.asks import ModelInspection
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, WorkerId
-from schemas.models import Claim, Inventory, ModelWeights, Source
+from schemas.models import Claim, Inventory, ModelWeights
 from schemas.reasons import ModelNotFound
 from schemas.reports import (
     EngineReported,
@@ -28,6 +28,7 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
+from schemas.sources import Source
 from services.agent.domain import plan as planning
 from services.agent.domain.health import Health, after, at_first, ill_report
 from services.agent.domain.runtime import Activity, EngineExit, EngineId
@@ -384,10 +385,10 @@ class Downloader(Role):
                 self._note(seen.model_copy(update=ready))
 
     def inspect(self, source: Source) -> ModelInspection:
-        size = self.machine.paths.get(source.path)
+        size = self.machine.paths.get(source.label)
         if size is None:
-            return ModelInspection(reasons=(ModelNotFound(path=source.path),))
-        return ModelInspection(weights=self.world.weights(source.path, size))
+            return ModelInspection(reasons=(ModelNotFound(path=source.label),))
+        return ModelInspection(weights=self.world.weights(source.label, size))
 
     def lie(self, seen: FileSeen) -> None:
         self.edge.report(FileReported(**self.edge.identity(), file=seen))

@@ -517,7 +517,7 @@ class World(Surroundings):
         quarantined = model.quarantined if model is not None else {}
         for worker_id, machine in self.machines.items():
             operator = self.ledger.fleet.operator_of(worker_id)
-            size = machine.paths.get(spec.source.path)
+            size = machine.paths.get(spec.source.label)
             if (
                 size is None
                 or operator.cordoned

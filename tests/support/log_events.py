@@ -11,8 +11,9 @@ from kernel.log.seal import Cause, seal_fact
 from schemas.facts import ModelCreated, ModelDeleted, ModelPending, ModelScaled, WorkerReady
 from schemas.facts.base import Fact
 from schemas.ids import ModelId, WorkerId
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
 from schemas.reasons import Reason
+from schemas.sources import LocalPath
 from schemas.subjects import api_part_of, name_token
 
 AT: Final = datetime(2026, 11, 23, 12, tzinfo=UTC)

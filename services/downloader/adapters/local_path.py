@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from schemas.asks import InspectModel, ModelInspection
-from schemas.models import LocalPath, ModelWeights
+from schemas.models import ModelWeights
 from schemas.reasons import (
     InspectionFailed,
     ModelFileInvalid,
@@ -24,6 +24,7 @@ from schemas.reasons import (
     Reason,
     WeightsUnknown,
 )
+from schemas.sources import LocalPath
 from services.downloader.domain import gguf, safetensors
 from services.downloader.domain.short_config import short_config
 

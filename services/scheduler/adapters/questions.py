@@ -17,9 +17,10 @@ from kernel.errors import Unavailable
 from schemas.asks import InspectModel, ModelInspection
 from schemas.ids import WorkerId
 from schemas.images import ImagesAnswer, ImagesQuestion
-from schemas.models import LocalPath, ModelWeights
+from schemas.models import ModelWeights
 from schemas.placements import ModelPlacementQuestion, PlacementAnswer, PlacementQuestion
 from schemas.reasons import Reason
+from schemas.sources import LocalPath
 from schemas.subjects import ask, ask_core
 from services.scheduler.domain.core import Core
 from services.scheduler.domain.images import images_on
@@ -101,7 +102,7 @@ class Questions:
             message = await self._bus.request(ask(worker_id, "inspect"), question, timeout_seconds=INSPECTION_SECONDS)
             return ModelInspection.model_validate_json(message.data)
         except (Unavailable, ValidationError) as error:
-            log.debug("%s does not say what %s weighs: %s", worker_id, source.path, error)
+            log.debug("%s does not say what %s weighs: %s", worker_id, source.label, error)
             return ModelInspection()
 
     async def _placement(self, body: bytes) -> bytes:

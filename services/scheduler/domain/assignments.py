@@ -5,7 +5,8 @@ from typing import Final
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, WorkerId
-from schemas.models import Member, Source
+from schemas.models import Member
+from schemas.sources import Source
 from services.scheduler.domain.draining import is_draining
 from services.scheduler.domain.fleet import Fleet
 from services.scheduler.domain.instance import (

@@ -72,8 +72,9 @@ from schemas.facts.base import Fact
 from schemas.facts.instance import InstanceFact
 from schemas.facts.worker import WorkerFact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
-from schemas.models import Claim, Inventory, ModelSpec, ModelWeights, Source
+from schemas.models import Claim, Inventory, ModelSpec, ModelWeights
 from schemas.reasons import EngineExited, Reason
+from schemas.sources import Source
 from services.scheduler.domain.instance import (
     Downloading,
     Failed,

@@ -5,8 +5,9 @@ from typing import Final
 
 from schemas.backends import CPU, InferenceBackend
 from schemas.images import ImagesAnswer, ImagesQuestion, WorkerImages
-from schemas.models import LocalPath, ModelSpec
+from schemas.models import ModelSpec
 from schemas.reasons import ImageMissing, Reason, ReasonBase, RunsNoContainers, WorkerNotReady
+from schemas.sources import LocalPath
 from services.scheduler.domain.candidate import Candidate, Request
 from services.scheduler.domain.launching import image_of
 from services.scheduler.domain.machines import Machines

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from schemas.backends import InferenceBackend, built_in
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Claim, Gpu, Inventory, LocalPath, ModelSpec, ModelWeights, Parallelism, Source
+from schemas.models import Claim, Gpu, Inventory, ModelSpec, ModelWeights, Parallelism
 from schemas.placements import (
     AnswerMeasured,
     AnswerNeeds,
@@ -18,6 +18,7 @@ from schemas.placements import (
     PlacementQuestion,
 )
 from schemas.reasons import Reason, WeightsUnknown
+from schemas.sources import LocalPath, Source
 from schemas.value import MOST_BYTES
 from services.scheduler.domain import explanation
 from services.scheduler.domain.candidate import Candidate, Request

@@ -3,14 +3,15 @@
 from fnmatch import fnmatchcase
 
 from schemas.asks import ModelInspection
-from schemas.models import ModelWeights, Source
+from schemas.models import ModelWeights
 from schemas.reasons import ModelNotFound
+from schemas.sources import Source
 from services.simulator.domain.fleet import Fleet
 
 
 def inspect(fleet: Fleet, worker_name: str, source: Source) -> ModelInspection:
-    found = fleet.models.get(source.path, fleet.other_models)
+    found = fleet.models.get(source.label, fleet.other_models)
     if found is None or any(fnmatchcase(worker_name, pattern) for pattern in found.missing_on):
-        return ModelInspection(reasons=(ModelNotFound(path=source.path),))
+        return ModelInspection(reasons=(ModelNotFound(path=source.label),))
     fields = {name: getattr(found, name) for name in ModelWeights.model_fields}
-    return ModelInspection(weights=ModelWeights.model_validate(fields | {"files": found.files or (source.path,)}))
+    return ModelInspection(weights=ModelWeights.model_validate(fields | {"files": found.files or (source.label,)}))

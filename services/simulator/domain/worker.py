@@ -348,7 +348,7 @@ class Worker:
             if known is not None and known.wish.wanted >= wish.wanted:
                 continue
             seen = FileSeen(file_id=wish.file_id, wanted=wish.wanted, commit=wish.commit, phase="verifying")
-            seconds = self.described.draw(self.described.group.files.verify_seconds, "verify", wish.source.path)
+            seconds = self.described.draw(self.described.group.files.verify_seconds, "verify", wish.source.label)
             self._files[wish.file_id] = File(wish, seen, now + seconds)
             steps.append(Tell(seen))
         return steps

@@ -4,7 +4,8 @@ from typing import Any
 
 from schemas.assignment import AssignedInstance
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Claim, Launch, LocalPath, Member, Parallelism
+from schemas.models import Claim, Launch, Member, Parallelism
+from schemas.sources import LocalPath
 from services.agent.domain.engines.start import Start
 
 GIB = 2**30

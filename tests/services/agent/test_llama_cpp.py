@@ -4,7 +4,8 @@ import shlex
 
 from schemas.assignment import AssignedInstance
 from schemas.ids import InstanceId, ModelId
-from schemas.models import Launch, LocalPath
+from schemas.models import Launch
+from schemas.sources import LocalPath
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import EngineCommand

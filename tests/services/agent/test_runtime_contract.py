@@ -12,8 +12,9 @@ import pytest
 
 from schemas.assignment import AssignedInstance
 from schemas.ids import InstanceId, ModelId
-from schemas.models import Launch, LocalPath
+from schemas.models import Launch
 from schemas.reasons import EngineNotInstalled, Reason, UnknownParameter
+from schemas.sources import LocalPath
 from services.agent.domain.diagnosis import diagnose
 from services.agent.domain.engines.llama_cpp import llama_cpp
 from services.agent.domain.engines.start import Start

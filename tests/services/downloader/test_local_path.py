@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.asks import InspectModel, ModelInspection
-from schemas.models import LocalPath, ModelWeights
+from schemas.models import ModelWeights
 from schemas.reasons import (
     InspectionFailed,
     ModelFileInvalid,
@@ -20,6 +20,7 @@ from schemas.reasons import (
     Reason,
     WeightsUnknown,
 )
+from schemas.sources import LocalPath
 from services.downloader.adapters.local_path import inspect_model
 from services.downloader.domain.short_config import MAX_BYTES, short_config
 from tests.services.downloader.files import (

@@ -8,9 +8,10 @@ from schemas.backends import InferenceBackend
 from schemas.facts import BackendCreated, BackendDeleted, BackendUpdated, ModelCreated
 from schemas.facts.base import Fact
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Gpu, Inventory, Launch, LocalPath, ModelSpec, ModelWeights, Needs
+from schemas.models import Gpu, Inventory, Launch, ModelSpec, ModelWeights, Needs
 from schemas.reasons import BackendDisabled, BackendUnknown, ImageMissing, Reason
 from schemas.reports import WorkerObserved
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import Core, Now
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.instance import Pending, placement_of

@@ -24,7 +24,7 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights
 from schemas.reasons import EngineExited
 from schemas.reports import (
     EnginePhase,
@@ -36,6 +36,7 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
+from schemas.sources import LocalPath
 from services.scheduler.adapters.snapshots import dump, parse
 from services.scheduler.domain.assignments import assigned_to
 from services.scheduler.domain.core import Core, Decision, Now

@@ -5,8 +5,9 @@ import pytest
 from schemas.asks import ModelInspection
 from schemas.facts import InstanceScheduled, ModelCreated
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Gpu, GpuNetwork, Inventory, LocalPath, Member, ModelSpec, ModelWeights
+from schemas.models import Gpu, GpuNetwork, Inventory, Member, ModelSpec, ModelWeights
 from schemas.reports import WorkerObserved
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import Core
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.policy import Policy

@@ -16,8 +16,9 @@ from schemas.facts import (
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Claim, Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Claim, Gpu, Inventory, ModelSpec, ModelWeights
 from schemas.reports import EngineReported, EngineSeen, WorkerObserved, has_risen
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import Core, Now
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.instance import placement_of

@@ -7,8 +7,9 @@ from schemas.asks import ModelInspection
 from schemas.facts import InstanceCreated, InstancePending, InstanceScheduled, ModelCreated, ModelDeleted
 from schemas.facts.base import Fact
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Inventory, ModelSpec, ModelWeights
 from schemas.reports import WorkerObserved
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import FACTS_OF_A_LOOK, Core, Decision
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.policy import Policy

@@ -4,8 +4,9 @@ from schemas.asks import ModelInspection
 from schemas.facts import InstanceCreated, InstanceFailed, InstanceStopping, ModelCreated, ModelScaled, ModelUpdated
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, WorkerId
-from schemas.models import LocalPath, ModelSpec, ModelWeights
+from schemas.models import ModelSpec, ModelWeights
 from schemas.reports import EnginePhase, EngineReported, EngineSeen
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import Question
 from services.scheduler.domain.fleet import question_about
 from services.scheduler.domain.instance import Pending, Running, Scheduled

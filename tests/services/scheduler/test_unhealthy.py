@@ -7,9 +7,10 @@ import pytest
 from schemas.asks import ModelInspection
 from schemas.facts import ModelCreated
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Gpu, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights
 from schemas.reasons import Reason, WorkerCordoned
 from schemas.reports import WorkerObserved
+from schemas.sources import LocalPath
 from services.scheduler.domain.core import Core, Now
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.instance import Pending, placement_of

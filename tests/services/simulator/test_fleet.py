@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kernel.errors import Refused
-from schemas.models import Gpu, Inventory, LocalPath, ModelWeights
+from schemas.models import Gpu, Inventory, ModelWeights
 from schemas.reasons import ModelNotFound
+from schemas.sources import LocalPath
 from services.simulator.domain.files import inspect
 from services.simulator.domain.fleet import MOST_WORKERS, FleetFile, GpuGroup, Weights, WorkerGroup, read_fleet
 from services.simulator.process import loopback_of

@@ -5,9 +5,10 @@ from typing import Any
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, InstanceId, ModelId
-from schemas.models import Launch, LocalPath
+from schemas.models import Launch
 from schemas.reasons import EngineExited, MachineRestarted, ModelNotFound, OutOfMemory
 from schemas.reports import EngineSeen, FileSeen
+from schemas.sources import LocalPath
 from services.simulator.domain.fleet import read_fleet
 from services.simulator.domain.worker import Join, Key, Leave, Look, Serve, ServeNoMore, Step, Tell, Worker
 

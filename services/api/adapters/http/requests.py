@@ -10,8 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from kernel.errors import Refused
 from schemas.backends import InferenceBackend
 from schemas.ids import NAME_PATTERN
-from schemas.models import Category, LocalPath, ModelSpec
+from schemas.models import Category, ModelSpec
 from schemas.reasons import Reason
+from schemas.sources import LocalPath
 from schemas.wanted import wanted_of
 from services.api.domain.models import written_as
 

@@ -13,7 +13,7 @@ def files_unusable(candidate: Candidate) -> ReasonBase | None:
         return looked.reasons[0].model_copy(update={"worker_id": machine.id})
     estimate = candidate.estimate
     if estimate is not None and estimate.weights.weight_bytes == 0 and estimate.wanted.vram_bytes is None:
-        return WeightsUnknown(worker_id=machine.id, path=candidate.request.spec.source.path)
+        return WeightsUnknown(worker_id=machine.id, path=candidate.request.spec.source.label)
     if estimate is not None and (looked is not None or not candidate.request.must_look):
         return None
     if machine.state != "ready" or not machine.downloader_alive:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Claim, Gpu, GpuNetwork, Inventory, LocalPath, ModelSpec, ModelWeights
+from schemas.models import Claim, Gpu, GpuNetwork, Inventory, ModelSpec, ModelWeights
+from schemas.sources import LocalPath
 from services.scheduler.domain.candidate import Looked, Request
 from services.scheduler.domain.machines import Machines
 from services.scheduler.domain.peaks import CPU, Peak, Where
