@@ -480,10 +480,19 @@ class NotEnoughDisk(ReasonBase):
     free_bytes: Bytes
     image: str | None = None
     """Which does not fit, before it is unpacked; None: files."""
+    promised_bytes: Bytes = 0
+    """… and not to this: other downloads need it."""
+    reserved_bytes: Bytes = 0
+    """… and kept free."""
 
     def sentence(self) -> str:
         what = "the files take" if self.image is None else f"the image {self.image} takes"
-        return f"{what} {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free"
+        others = [
+            *([f"{gib(self.promised_bytes)} are promised to other downloads"] if self.promised_bytes else []),
+            *([f"{gib(self.reserved_bytes)} are kept free"] if self.reserved_bytes else []),
+        ]
+        but = f", of which {' and '.join(others)}" if others else ""
+        return f"{what} {gib(self.needed_bytes)} of disk, {gib(self.free_bytes)} are free{but}"
 
 
 class ContextDoesNotFit(ReasonBase):
@@ -1262,9 +1271,268 @@ class DownloadStalled(ReasonBase):
     code: Literal["download_stalled"] = "download_stalled"
     who: ClassVar[Who] = "wait"
     after_seconds: float
+    last_answer: str | None = None
+    """What the other side said last."""
 
     def sentence(self) -> str:
-        return f"no byte of the model's files arrived for {self.after_seconds:.0f} s"
+        said = "" if self.last_answer is None else f"; the last answer was: {self.last_answer}"
+        return f"no byte of the model's files arrived for {self.after_seconds:.0f} s{said}"
+
+
+class NotTheFirstShard(ReasonBase):
+    """`local_path` names a later shard of a GGUF. Give the first one; the others are found beside it."""
+
+    code: Literal["not_the_first_shard"] = "not_the_first_shard"
+    who: ClassVar[Who] = "author"
+    path: str
+    first: str
+
+    def sentence(self) -> str:
+        return f"{self.path} is not the first of its shards: give {self.first}"
+
+
+class RepositoryNotFound(ReasonBase):
+    """The hub knows no such repository, or shows it to nobody without a token that may see it."""
+
+    code: Literal["repository_not_found"] = "repository_not_found"
+    who: ClassVar[Who] = "author"
+    repository: str
+
+    def sentence(self) -> str:
+        return f"the hub has no repository {self.repository}, or none that this worker's token may see"
+
+
+class RevisionNotFound(ReasonBase):
+    """The repository has no such branch, tag or commit."""
+
+    code: Literal["revision_not_found"] = "revision_not_found"
+    who: ClassVar[Who] = "author"
+    repository: str
+    revision: str
+
+    def sentence(self) -> str:
+        return f"{self.repository} has no branch, tag or commit {self.revision}"
+
+
+class HubUnauthorized(ReasonBase):
+    """The hub does not accept the downloader's token (`HF_TOKEN`, `MODELSCOPE_API_TOKEN`), or wants one."""
+
+    code: Literal["hub_unauthorized"] = "hub_unauthorized"
+    who: ClassVar[Who] = "operator"
+    host: str
+    status: int
+
+    def sentence(self) -> str:
+        return f"{self.host} answered {self.status}: it does not accept this worker's token, or wants one"
+
+
+class HubUnreachable(ReasonBase):
+    """The hub (or what it redirects to) can't be reached from this worker: name, network, proxy or certificate."""
+
+    code: Literal["hub_unreachable"] = "hub_unreachable"
+    who: ClassVar[Who] = "operator"
+    host: str
+    problem: str
+
+    def sentence(self) -> str:
+        return f"{self.host} can't be reached: {self.problem}"
+
+
+class HubRateLimited(ReasonBase):
+    """The hub wants fewer requests from this worker's address or token. It is asked again when it says so."""
+
+    code: Literal["hub_rate_limited"] = "hub_rate_limited"
+    who: ClassVar[Who] = "wait"
+    host: str
+    retry_after_seconds: float | None = None
+
+    def sentence(self) -> str:
+        when = (
+            "" if self.retry_after_seconds is None else f", and wants to be asked in {self.retry_after_seconds:.0f} s"
+        )
+        return f"{self.host} answered 429 (too many requests){when}"
+
+
+class HubError(ReasonBase):
+    """The hub answered with an error that is its own."""
+
+    code: Literal["hub_error"] = "hub_error"
+    who: ClassVar[Who] = "wait"
+    host: str
+    status: int
+    problem: str = ""
+
+    def sentence(self) -> str:
+        return f"{self.host} answered {self.status}" + (f": {self.problem}" if self.problem else "")
+
+
+class RedirectNotAllowed(ReasonBase):
+    """The hub sent the downloader to an address that nobody outside should send it to."""
+
+    code: Literal["redirect_not_allowed"] = "redirect_not_allowed"
+    who: ClassVar[Who] = "operator"
+    host: str
+    to: str
+    problem: str
+
+    def sentence(self) -> str:
+        return f"{self.host} redirects to {self.to}, which is not followed: {self.problem}"
+
+
+class NoFileMatches(ReasonBase):
+    """No file of the repository is what was asked for."""
+
+    code: Literal["no_file_matches"] = "no_file_matches"
+    who: ClassVar[Who] = "author"
+    repository: str
+    pattern: str
+    available: tuple[str, ...] = ()
+    """Some of those that could have been meant."""
+
+    def sentence(self) -> str:
+        there = f"; there are {', '.join(self.available)}" if self.available else ""
+        return f"no model in {self.repository} matches {self.pattern}{there}"
+
+
+class FilesAmbiguous(ReasonBase):
+    """The repository has several models that could be meant: choose one by its file name (`*Q4_K_M*.gguf`)."""
+
+    code: Literal["files_ambiguous"] = "files_ambiguous"
+    who: ClassVar[Who] = "author"
+    repository: str
+    models: tuple[str, ...]
+
+    def sentence(self) -> str:
+        return f"{self.repository} has several models, and one must be chosen: {', '.join(self.models)}"
+
+
+class UnsafeFormat(ReasonBase):
+    """The weights are pickled, which runs whatever their author wrote when they are loaded. An operator may trust one commit of
+    the repository (`MUSTER_TRUSTED_REPOSITORIES`).
+    """
+
+    code: Literal["unsafe_format"] = "unsafe_format"
+    who: ClassVar[Who] = "operator"
+    repository: str
+    formats: tuple[str, ...]
+
+    def sentence(self) -> str:
+        return f"{self.repository} has pickled weights only ({', '.join(self.formats)}), which may run any program"
+
+
+class RemoteCodeNotAllowed(ReasonBase):
+    """The model brings programs of its own that an engine would run (`auto_map`). An operator may trust one commit of the
+    repository (`MUSTER_TRUSTED_REPOSITORIES`).
+    """
+
+    code: Literal["remote_code_not_allowed"] = "remote_code_not_allowed"
+    who: ClassVar[Who] = "operator"
+    repository: str
+    commit: str
+
+    def sentence(self) -> str:
+        return f"{self.repository} at {self.commit} brings programs of its own, which this worker does not trust"
+
+
+class UnsafeFileName(ReasonBase):
+    """The repository has a file name that must not be written to a disk."""
+
+    code: Literal["unsafe_file_name"] = "unsafe_file_name"
+    who: ClassVar[Who] = "author"
+    repository: str
+    name: str
+    problem: str
+
+    def sentence(self) -> str:
+        return f"{self.repository} has a file {self.name!r}, which is not written: {self.problem}"
+
+
+class TooManyFiles(ReasonBase):
+    """The repository has more files than any model has."""
+
+    code: Literal["too_many_files"] = "too_many_files"
+    who: ClassVar[Who] = "author"
+    repository: str
+    files: int
+    most: int
+
+    def sentence(self) -> str:
+        return f"{self.repository} has {self.files} files, and at most {self.most} are taken"
+
+
+class SizeMismatch(ReasonBase):
+    """What was sent is not as long as the hub said. It was asked for again."""
+
+    code: Literal["size_mismatch"] = "size_mismatch"
+    who: ClassVar[Who] = "wait"
+    path: str
+    expected_bytes: Bytes
+    actual_bytes: Bytes
+
+    def sentence(self) -> str:
+        return f"{self.path} was to have {self.expected_bytes} bytes, and was sent with {self.actual_bytes}"
+
+
+class ChecksumMismatch(ReasonBase):
+    """What was sent is not what the hub said: it was damaged, or somebody changed it on the way. It was asked for again."""
+
+    code: Literal["checksum_mismatch"] = "checksum_mismatch"
+    who: ClassVar[Who] = "wait"
+    path: str
+    expected: str
+    actual: str
+
+    def sentence(self) -> str:
+        return f"{self.path} was to have the digest {self.expected}, and has {self.actual}"
+
+
+class RevisionChanged(ReasonBase):
+    """The hub sent another version of the file than the one that was asked for."""
+
+    code: Literal["revision_changed"] = "revision_changed"
+    who: ClassVar[Who] = "wait"
+    path: str
+    expected: str
+    actual: str
+
+    def sentence(self) -> str:
+        return f"{self.path} was asked for as of {self.expected}, and came as of {self.actual}"
+
+
+class AnswerIsNoFile(ReasonBase):
+    """Something else than the file was sent, such as the page of a network that wants a login."""
+
+    code: Literal["answer_is_no_file"] = "answer_is_no_file"
+    who: ClassVar[Who] = "operator"
+    path: str
+    host: str
+    content: str
+
+    def sentence(self) -> str:
+        return f"in place of {self.path}, {self.host} sent {self.content}"
+
+
+class DiskError(ReasonBase):
+    """The worker's disk, or the store that it shares, can't be read or written."""
+
+    code: Literal["disk_error"] = "disk_error"
+    who: ClassVar[Who] = "operator"
+    path: str
+    problem: str
+
+    def sentence(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class FileInUse(ReasonBase):
+    """The files can't be deleted: instances run from them."""
+
+    code: Literal["file_in_use"] = "file_in_use"
+    who: ClassVar[Who] = "author"
+    instances: tuple[str, ...]
+
+    def sentence(self) -> str:
+        return f"the files are in use by {', '.join(self.instances)}"
 
 
 class StartTimeout(ReasonBase):
@@ -1319,7 +1587,10 @@ Reason = Annotated[
         LockedMemoryLimited, TooManyOpenFiles, DiskFull, CpuNotSupported, RemoteCodeNotTrusted,
         GatedRepository, ChatTemplateMissing, PackageMissing, PackagesDoNotMatch, ProgramNotExecutable,
         UnknownParameter, NotAccepted, DownloadStalled, StartTimeout, FinishingRequests,
-        StopOverdue,
+        StopOverdue, NotTheFirstShard, RepositoryNotFound, RevisionNotFound, HubUnauthorized, HubUnreachable,
+        HubRateLimited, HubError, RedirectNotAllowed, NoFileMatches, FilesAmbiguous, UnsafeFormat, RemoteCodeNotAllowed,
+        UnsafeFileName, TooManyFiles, SizeMismatch, ChecksumMismatch, RevisionChanged, AnswerIsNoFile, DiskError,
+        FileInUse,
     ],
     Field(discriminator="code"),
 ]  # fmt: skip
