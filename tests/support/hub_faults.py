@@ -106,7 +106,6 @@ def planned(request: Request, answer: Answer, fault: Fault) -> Plan:
     headers = dict(answer.headers)
     if fault.change_revision:
         headers |= {name: _another(value) for name, value in headers.items() if name in REVISION_HEADERS}
-    headers |= fault.headers
     content = answer.content
     if fault.truncate is not None:
         content = content.part(0, fault.truncate)
@@ -119,7 +118,7 @@ def planned(request: Request, answer: Answer, fault: Fault) -> Plan:
         if not fault.ignore_range and not fault.gzip:
             match asked_range(request, content.size, headers.get("ETag")):
                 case Unsatisfiable():
-                    return Plan(416, {"Content-Range": f"bytes */{told}", "Content-Length": "0"})
+                    return Plan(416, {"Content-Range": f"bytes */{told}", "Content-Length": "0", **fault.headers})
                 case (start, last):
                     headers["Content-Range"] = f"bytes {start}-{last}/{told}"
                     status, content = 206, content.part(start, last + 1)
@@ -134,7 +133,7 @@ def planned(request: Request, answer: Answer, fault: Fault) -> Plan:
     cut = min([*stops, max(told, 0), content.size])
     return Plan(
         status,
-        headers,
+        headers | fault.headers,
         content.part(0, cut),
         gzip=fault.gzip,
         delay_seconds=fault.delay or 0,

@@ -136,7 +136,7 @@ class HuggingFace(Speaks):
         linked = {**headers, "X-Linked-ETag": f'"{file.blob_id}"'}
         if repository.private or repository.gated is not None:
             return _direct(commit, file)
-        there = f"/api/resolve-cache/models/{repository.name}/{commit.id}/{quote(file.path, safe='/')}"
+        there = f"/api/resolve-cache/models/{repository.name}/{commit.id}/{quote(file.path, safe='' if '..' in file.path else '/')}"
         asked = quote(request.path, safe="")
         return _redirection(307, {**linked, "Location": f"{there}?{asked}=&etag=%22{file.blob_id}%22"}, file)
 

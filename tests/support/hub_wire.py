@@ -104,7 +104,10 @@ class Speaks(ABC):
 
 @dataclass
 class Seen:
-    """A line of the hub's log; `sent` counts the body's bytes that the kernel took."""
+    """A line of the hub's log.
+
+    `sent` counts the body's bytes that went out; where the client broke off, those of the last block may be missing.
+    """
 
     method: str
     host: str
@@ -161,6 +164,7 @@ Handler = Callable[[Request], tuple[Plan, Seen | None]]
 
 async def serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One connection, request after request."""
+    writer.transport.set_write_buffer_limits(high=0)
     with suppress(OSError, EOFError, asyncio.CancelledError, asyncio.LimitOverrunError, ValueError):
         try:
             while True:
@@ -197,7 +201,7 @@ async def _read(reader: asyncio.StreamReader) -> Request:
 
 async def _send(writer: asyncio.StreamWriter, request: Request, plan: Plan, count: Callable[[int], None]) -> None:
     lines = [f"HTTP/1.1 {plan.status} {_phrase(plan.status)}"]
-    lines += [f"{name}: {value}" for name, value in plan.headers.items()]
+    lines += [f"{name}: {' '.join(value.splitlines())}" for name, value in plan.headers.items()]
     writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace"))
     await writer.drain()
     if request.method == "HEAD":
@@ -205,8 +209,8 @@ async def _send(writer: asyncio.StreamWriter, request: Request, plan: Plan, coun
     if plan.gzip:
         for block in _gzipped(plan.content):
             writer.write(b"%x\r\n%b\r\n" % (len(block), block))
-            count(len(block))
             await writer.drain()
+            count(len(block))
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return
@@ -219,9 +223,9 @@ async def _send(writer: asyncio.StreamWriter, request: Request, plan: Plan, coun
     for part in plan.content.parts:
         if isinstance(part.source, bytes):
             for block in Content((part,)).blocks(step):
-                count(len(block))
                 writer.write(block)
                 await writer.drain()
+                count(len(block))
                 await pace(len(block))
         else:
             sendfile_step = SENDFILE_BYTES if plan.bytes_per_second is None else step
