@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
@@ -193,27 +193,20 @@ class Hub(AbstractAsyncContextManager["Hub"], AbstractContextManager["Hub"]):
             finally:
                 connections.discard(this)
 
-        servers: list[asyncio.Server] = []
         try:
-            for where, port in self._ports.items():
-                server = await asyncio.start_server(partial(connected, where), HUB_HOST, port)
-                servers.append(server)
-                self._ports[where] = server.sockets[0].getsockname()[1]
+            async with AsyncExitStack() as servers:
+                for where, port in self._ports.items():
+                    server = await asyncio.start_server(partial(connected, where), HUB_HOST, port)
+                    await servers.enter_async_context(server)
+                    self._ports[where] = server.sockets[0].getsockname()[1]
+                self._listens.set_result(None)
+                await self._ended.wait()
+                for task in connections:
+                    task.cancel()
+                await asyncio.gather(*connections, return_exceptions=True)
         except OSError as busy:
             self._listens.set_exception(busy)
-            return
-        finally:
-            if self._listens.done():
-                for server in servers:
-                    server.close()
-        self._listens.set_result(None)
-        await self._ended.wait()
-        for server in servers:
-            server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what was closed is let go of in the next turn
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -17,7 +17,7 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    match: str = ""
+    match: re.Pattern[str] = re.compile("")
     """A regular expression, looked for in `METHOD http://host/path?query`, unquoted, and in the file's name."""
     times: int | None = None
     method: str | None = None
@@ -58,7 +58,7 @@ class Fault(BaseModel):
         if self.method not in (None, request.method) or self.where not in (None, where):
             return False
         subject = f"{request.method} {request.url}"
-        if not re.search(self.match, subject) and not (answer.file and re.search(self.match, answer.file)):
+        if not self.match.search(subject) and not (answer.file and self.match.search(answer.file)):
             return False
         if self.replaces_the_answer or self.delay is not None:
             return True

@@ -165,7 +165,7 @@ Handler = Callable[[Request], tuple[Plan, Seen | None]]
 async def serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One connection, request after request."""
     writer.transport.set_write_buffer_limits(high=0)
-    with suppress(OSError, EOFError, asyncio.CancelledError, asyncio.LimitOverrunError, ValueError):
+    with suppress(OSError, EOFError, asyncio.LimitOverrunError):
         try:
             while True:
                 request = await _read(reader)
@@ -180,6 +180,8 @@ async def serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.
                         seen.ended = True
                 if plan.closes or plan.stalls or request.headers.get("connection", "").lower() == "close":
                     return
+        except asyncio.CancelledError:
+            writer.transport.abort()  # whoever reads nothing is not waited for
         finally:
             writer.close()
 
@@ -192,7 +194,9 @@ def _count(seen: Seen | None, count: int) -> None:
 async def _read(reader: asyncio.StreamReader) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.rstrip("\r\n").split("\r\n")
-    method, target, _ = first.split(" ", 2)
+    if first.count(" ") != 2:
+        raise EOFError(f"no HTTP: {first}")
+    method, target, _ = first.split(" ")
     pairs = [line.partition(":") for line in lines]
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
     body = await reader.readexactly(int(headers.get("content-length", "0")))

@@ -1,5 +1,6 @@
 """The tests' own hub, asked by the real clients and, where it lies, by a client that shows every byte."""
 
+import gc
 import gzip
 import http.client
 import json
@@ -573,6 +574,8 @@ def test_faults_that_concern_the_same_answer_come_together(hub: Hub) -> None:
 def test_a_fault_that_does_not_exist_is_refused(hub: Hub) -> None:
     with pytest.raises(ValidationError):
         hub.fault(LARGE, cut_afterwards=1)
+    with pytest.raises(ValidationError):
+        hub.fault("(", cut_after=1)
 
 
 def test_a_listing_says_whatever_a_test_wants(hub: Hub, hugging_face: HfApi, model_scope: HubApi) -> None:
@@ -634,6 +637,27 @@ def test_what_is_no_http_ends_the_connection(hub: Hub) -> None:
         stranger.sendall(b"nonsense\r\n\r\n")
         assert stranger.recv(100) == b""
     assert hub.requests() == []
+
+
+def test_a_hub_ends_whoever_still_hangs_on_it() -> None:
+    with Hub() as running:
+        running.put(NAME, {LARGE: bytes(20_000_000)})
+        url = urlsplit(link(running))
+        reads_nothing = socket.create_connection(("127.0.0.1", url.port or 0))
+        reads_nothing.sendall(f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n".encode())
+        asks_nothing = socket.create_connection(("127.0.0.1", url.port or 0))
+        while not running.bytes_sent(LARGE + r"\?"):
+            time.sleep(0.01)
+    gc.collect()  # a connection that was left open warns
+    for client in (reads_nothing, asks_nothing):
+        client.close()
+    with pytest.raises(ConnectionRefusedError):
+        ask(running.url)
+
+
+def test_a_port_that_is_taken_is_an_error(hub: Hub) -> None:
+    with pytest.raises(OSError, match="in use"), Hub(cdn_port=urlsplit(hub.url).port or 0):
+        pass
 
 
 async def test_a_hub_runs_beside_an_event_loop_that_is_blocked() -> None:
