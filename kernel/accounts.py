@@ -49,6 +49,8 @@ _READ_FACTS: Final = [
 """Of FACTS alone: who may make a consumer of REPORTS can have reports *delivered* into FACTS (tried on 2.15.1)."""
 _ASKED_BY_THE_SCHEDULER: Final = [ask("*", verb) for verb in ("inspect", "look", "logs", "agent-log", "downloader-log")]
 """Engines are talked to by gateways alone: `relay` is not among them."""
+VERBS_OF_DOWNLOADERS: Final = ("inspect", "downloader-log", "share", "share-bytes")
+"""The last two by other downloaders: workers give each other files that they have."""
 
 PUBLISH: Final[dict[str, list[str]]] = {
     "operator": [">"],
@@ -134,6 +136,7 @@ accounts {{
     exports: [
       {{ service: "muster.reports.*.>", accounts: [EDGE] }}
       {{ service: "muster.beat.*.*", accounts: [EDGE] }}
+      {{ service: "muster.progress.*", accounts: [EDGE] }}
       {{ service: "{assigned}", accounts: [EDGE] }}
       {{ stream: "muster.assigned.*", accounts: [EDGE] }}
     ]
@@ -147,6 +150,7 @@ accounts {{
     imports: [
       {{ service: {{ account: CORE, subject: "muster.reports.*.>" }} }}
       {{ service: {{ account: CORE, subject: "muster.beat.*.*" }} }}
+      {{ service: {{ account: CORE, subject: "muster.progress.*" }} }}
       {{ service: {{ account: CORE, subject: "{assigned}" }} }}
       {{ stream: {{ account: CORE, subject: "muster.assigned.*" }} }}
     ]
@@ -186,6 +190,11 @@ def publishes(principal: Principal) -> list[str]:
         *(f"muster.reports.{worker}.{kind}.>" for kind in kinds),
         f"muster.beat.{worker}.{principal.role}",
         f"$JS.API.DIRECT.GET.ASSIGNED.muster.assigned.{worker}",
+        *(
+            [f"muster.progress.{worker}", ask("*", "share"), ask("*", "share-bytes")]
+            if principal.role == "downloader"
+            else []
+        ),
     ]
 
 
@@ -205,7 +214,7 @@ def subscribes(principal: Principal) -> list[str]:
             return [
                 inbox,
                 f"muster.assigned.{principal.worker_id}",
-                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in ("inspect", "downloader-log")),
+                *(f"muster.ask.{principal.worker_id}.{verb}" for verb in VERBS_OF_DOWNLOADERS),
             ]
         case "operator":
             return [">"]

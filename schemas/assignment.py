@@ -8,7 +8,7 @@ from typing import Literal
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
 from schemas.models import Claim, Launch, Member
 from schemas.sources import Source
-from schemas.value import Value
+from schemas.value import Bytes, Value
 
 
 class AssignedInstance(Value):
@@ -33,14 +33,33 @@ class AssignedInstance(Value):
     """The gateways' public key: an engine that can ask for a key is started with one that is sealed for it. None: without."""
 
 
+class Neighbour(Value):
+    """A worker that has the same files, or is to have them first."""
+
+    worker_id: WorkerId
+    file_id: FileId
+    ready: bool
+
+
 class AssignedFile(Value):
     file_id: FileId
     source: Source
     commit: str | None = None
     want: Literal["ready", "deleted"] = "ready"
     priority: int = 0
+    """How many instances wait for it: more come first."""
+    in_use: bool = False
+    """Instances are to run from it, or do."""
+    bytes: Bytes | None = None
+    """Of all files together, as far as it is known."""
+    digest: str | None = None
+    """What any worker's copy must have, as the first that had one said."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """Where they can be had without asking the hub, the best first."""
     paths: tuple[str, ...] = ()
     """Where the files lie, once they are ready."""
+    model_path: str | None = None
+    """What an engine is given, once they are ready."""
     wanted: int = 0
     """The sequence of the wish: a newer one asks for the files to be looked at again."""
 

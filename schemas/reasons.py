@@ -1596,6 +1596,18 @@ Reason = Annotated[
 ]  # fmt: skip
 """Any reason; on the wire the object with its `code`."""
 
+OF_A_WORKERS_HUB: Final = frozenset(
+    {
+        "hub_unreachable",
+        "hub_unauthorized",
+        "hub_rate_limited",
+        "hub_error",
+        "inspection_failed",
+        "redirect_not_allowed",
+    }
+)
+"""Codes of what one worker met when it asked a hub. What else is said of a repository holds for every worker."""
+
 REASONS: Final[tuple[type[ReasonBase], ...]] = get_args(get_args(Reason)[0])
 
 

@@ -13,7 +13,8 @@ from schemas.subjects import ReportSubject
 from schemas.value import Bytes, Count, Instant, Value
 
 EnginePhase = Literal["accepted", "pulling", "loading", "healthy", "unhealthy", "exited", "stopped"]
-FilePhase = Literal["listing", "downloading", "verifying", "ready", "failed", "deleted"]
+FilePhase = Literal["queued", "listing", "downloading", "copying", "verifying", "ready", "failed", "deleted"]
+"""`queued`: others are fetched first. `copying`: from a neighbour, another worker of the fleet."""
 
 
 RISE_PERCENT: Final = 5
@@ -144,11 +145,15 @@ class FileSeen(Value):
     bytes: Bytes = 0
     total: Bytes | None = None
     paths: tuple[str, ...] = ()
+    model_path: str | None = None
+    """What an engine is given: a directory, or a GGUF; once they are ready."""
+    digest: Annotated[str, Field(max_length=128)] | None = None
+    """Of the names, sizes and digests of all files; once they are ready."""
     reasons: tuple[Reason, ...] = ()
 
 
 class FileReported(Report):
-    """A file's phase changed."""
+    """A file's phase changed, or bytes still arrive."""
 
     type: ClassVar[str] = "FileReported"
     kind: ClassVar[str] = "file"
@@ -191,3 +196,37 @@ class Beat(Value):
 
     boot_id: str
     counter: Count
+
+
+class PartInFlight(Value):
+    """One file of those that are fetched."""
+
+    name: Annotated[str, Field(max_length=1024)]
+    bytes: Bytes
+    total: Bytes
+
+
+class FileProgress(Value):
+    """How far files are that a worker is to have."""
+
+    file_id: FileId
+    phase: FilePhase
+    bytes: Bytes = 0
+    total: Bytes | None = None
+    bytes_per_second: Bytes | None = None
+    """Over the last seconds; None: not known yet."""
+    remaining_seconds: Annotated[float, Field(ge=0)] | None = None
+    """At that rate; None: not known, or nothing comes."""
+    origin: Annotated[str, Field(max_length=255)] | None = None
+    """Where the bytes come from: a host, or a neighbour's id."""
+    parts: Annotated[tuple[PartInFlight, ...], Field(max_length=16)] = ()
+    """Of the files that are on their way just now, the first."""
+    files_ready: Count = 0
+    files: Count = 0
+
+
+class FilesProgress(Value):
+    """All that is on its way to one worker. Core NATS, every half second at most and only when it changes, never stored."""
+
+    worker_id: WorkerId
+    files: Annotated[tuple[FileProgress, ...], Field(max_length=64)] = ()

@@ -1,10 +1,12 @@
 """Where a model's files come from: a path of the worker, or a repository of a hub."""
 
+import hashlib
 import re
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
+from schemas.ids import FileId, WorkerId
 from schemas.value import Value
 
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -90,3 +92,9 @@ class ModelScope(Hub):
 
 HubSource = HuggingFace | ModelScope
 Source = Annotated[LocalPath | HuggingFace | ModelScope, Field(discriminator="type")]
+
+
+def file_id_of(source: Source, commit: str | None, worker_id: WorkerId) -> FileId:
+    """One file resource for each source, commit and worker."""
+    digest = hashlib.sha256("\0".join((source.model_dump_json(), commit or "", worker_id)).encode())
+    return FileId("f-" + digest.hexdigest()[:20])

@@ -4,6 +4,7 @@ muster.facts.<owner>.<kind>.<concern>.<id>.<Type>    stream FACTS, kept for ever
 muster.assigned.<worker>                             stream ASSIGNED, the newest document
 muster.reports.<worker>.<kind>.<id>.<Type>           stream REPORTS, kept for days
 muster.beat.<worker>.<agent|downloader>              core NATS, not stored
+muster.progress.<worker>                             core NATS, not stored: how far files are
 muster.requests.<gateway>                            core NATS, not stored: what a gateway counts
 muster.ask.<worker>.<verb>                           core NATS, request and reply
 muster.core.<verb>                                   core NATS, request and reply: questions to who decides
@@ -28,6 +29,7 @@ ALL_ENGINES_REPORTED: Final = "muster.reports.*.instance.*.EngineReported"
 ALL_ASSIGNED: Final = "muster.assigned.*"
 ALL_BEATS: Final = "muster.beat.*.*"
 ALL_REQUESTS: Final = "muster.requests.*"
+ALL_PROGRESS: Final = "muster.progress.*"
 ALL_ASKS: Final = "muster.ask.*.*"
 PROJECTED: Final = "muster.projected"
 
@@ -119,6 +121,19 @@ def parse_beat(subject: str) -> tuple[str, str]:
     if len(parts) != 4:
         raise ValueError(f"not the subject of a beat: {subject}")
     return parts[2], parts[3]
+
+
+def progress(worker_id: str) -> str:
+    """Where a downloader says how far files are."""
+    return f"muster.progress.{worker_id}"
+
+
+def parse_progress(subject: str) -> str:
+    """The worker that the files are for. Raises ValueError."""
+    parts = subject.split(".")
+    if len(parts) != 3 or parts[:2] != ["muster", "progress"]:
+        raise ValueError(f"not the subject of progress: {subject}")
+    return parts[2]
 
 
 def requests(gateway: str) -> str:

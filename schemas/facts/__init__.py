@@ -5,7 +5,17 @@ from typing import Final
 from schemas.envelope import Envelope
 from schemas.facts.backend import BackendCreated, BackendDeleted, BackendUpdated
 from schemas.facts.base import Fact
-from schemas.facts.file import ModelFileFailed, ModelFileForgotten, ModelFileReady, ModelFileWanted
+from schemas.facts.file import (
+    ModelFileDeleted,
+    ModelFileDeleting,
+    ModelFileDeletionRefused,
+    ModelFileDeletionRequested,
+    ModelFileFailed,
+    ModelFileForgotten,
+    ModelFileReady,
+    ModelFileRequested,
+    ModelFileWanted,
+)
 from schemas.facts.instance import (
     DeadlinePassed,
     InstanceAttemptEnded,
@@ -69,7 +79,8 @@ FACTS: Final[tuple[type[Fact], ...]] = (
     InstanceCreated, InstancePending, InstanceScheduled, InstanceDownloading, InstanceStarting, InstanceRunning,
     InstanceFailed, InstanceRestartPlanned, InstanceUnreachable, InstanceReachable, InstanceStopping,
     InstanceDrained, InstanceAttemptEnded, InstanceDeleted, DeadlinePassed, InstanceDeletionRequested,
-    ModelFileWanted, ModelFileReady, ModelFileFailed, ModelFileForgotten,
+    ModelFileRequested, ModelFileDeletionRequested, ModelFileWanted, ModelFileReady, ModelFileFailed,
+    ModelFileDeletionRefused, ModelFileDeleting, ModelFileDeleted, ModelFileForgotten,
     BackendCreated, BackendUpdated, BackendDeleted,
     SchedulerElected,
 )  # fmt: skip

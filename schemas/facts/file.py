@@ -1,9 +1,9 @@
-"""The life of a model's files on one worker. Owned by the scheduler."""
+"""The life of a model's files on one worker. What users ask of it is the api's, the rest is owned by the scheduler."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from schemas.facts.base import Fact, Owner
-from schemas.ids import FileId, WorkerId
+from schemas.ids import NOBODY, FileId, WorkerId
 from schemas.reasons import Reason
 from schemas.sources import Source
 from schemas.value import Bytes
@@ -21,7 +21,25 @@ class FileFact(Fact):
 
     @property
     def worker(self) -> str:
-        return self.worker_id
+        return self.worker_id if self.owner == "scheduler" else NOBODY
+
+
+class ModelFileRequested(FileFact):
+    """A user wants these files on the worker, whether or not a model runs there; or wants them to be tried again."""
+
+    type: ClassVar[str] = "ModelFileRequested"
+    owner: ClassVar[Owner] = "api"
+    source: Source
+    commit: str | None = None
+    bytes: Bytes | None = None
+    """As a downloader said when it was asked; None: the files lie there already."""
+
+
+class ModelFileDeletionRequested(FileFact):
+    """A user wants the files off the worker's disk."""
+
+    type: ClassVar[str] = "ModelFileDeletionRequested"
+    owner: ClassVar[Owner] = "api"
 
 
 class ModelFileWanted(FileFact):
@@ -30,6 +48,11 @@ class ModelFileWanted(FileFact):
     type: ClassVar[str] = "ModelFileWanted"
     source: Source
     commit: str | None = None
+    """The commit that the source's revision named when it was looked at; None: the files lie on the worker already."""
+    bytes: Bytes | None = None
+    """Of all files together; None: not known beforehand."""
+    request: int | None = None
+    """The sequence of the user's request that this answers; None: instances are to run from it."""
 
 
 class ModelFileReady(FileFact):
@@ -38,6 +61,10 @@ class ModelFileReady(FileFact):
     type: ClassVar[str] = "ModelFileReady"
     bytes: Bytes
     paths: tuple[str, ...]
+    model_path: str | None = None
+    """What an engine is given: a directory, or a GGUF. None (in old facts): what the source says."""
+    digest: str | None = None
+    """Of the names, sizes and digests of all files: the same on each worker that has them. None: they are not a hub's."""
 
 
 class ModelFileFailed(FileFact):
@@ -45,6 +72,31 @@ class ModelFileFailed(FileFact):
 
     type: ClassVar[str] = "ModelFileFailed"
     reasons: tuple[Reason, ...]
+
+
+class ModelFileDeletionRefused(FileFact):
+    """The files stay: something runs from them."""
+
+    type: ClassVar[str] = "ModelFileDeletionRefused"
+    request: int
+    """The sequence of the user's request that this answers."""
+    reasons: tuple[Reason, ...]
+
+
+class ModelFileDeleting(FileFact):
+    """The worker is to remove these files from its disk."""
+
+    type: ClassVar[str] = "ModelFileDeleting"
+    request: int
+    """The sequence of the user's request that this answers."""
+
+
+class ModelFileDeleted(FileFact):
+    """The files are on the worker no more."""
+
+    type: ClassVar[str] = "ModelFileDeleted"
+    cause: Literal["requested", "evicted"]
+    """`evicted`: the worker made room for others (`MUSTER_EVICT`)."""
 
 
 class ModelFileForgotten(FileFact):

@@ -1,14 +1,15 @@
 """What each worker is to do: one complete document, derived from the fleet alone."""
 
-import hashlib
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from schemas.assignment import Assigned, AssignedFile, AssignedInstance
+from schemas.assignment import Assigned, AssignedFile, AssignedInstance, Neighbour
 from schemas.ids import FileId, WorkerId
 from schemas.models import Member
-from schemas.sources import Source
+from schemas.sources import LocalPath
 from services.scheduler.domain.draining import is_draining
-from services.scheduler.domain.fleet import Fleet
+from services.scheduler.domain.fleet import File, Fleet
 from services.scheduler.domain.instance import (
     Downloading,
     Failed,
@@ -26,10 +27,8 @@ MOST_LISTED: Final = 256
 """Workers whose addresses an engine is told."""
 
 
-def file_id_of(source: Source, commit: str | None, worker_id: WorkerId) -> FileId:
-    """One file resource for each source, commit and worker."""
-    digest = hashlib.sha256("\0".join((source.model_dump_json(), commit or "", worker_id)).encode())
-    return FileId("f-" + digest.hexdigest()[:20])
+MOST_NEIGHBOURS: Final = 8
+"""That are named to a worker: it needs one, and another one where that fails."""
 
 
 def files_ready(fleet: Fleet, member: Member) -> bool:
@@ -79,7 +78,8 @@ def assigned_to(
     near: tuple[str, ...] = (),
 ) -> Assigned:
     instances: list[AssignedInstance] = []
-    files: dict[FileId, AssignedFile] = {}
+    used: dict[FileId, int] = {}
+    """By placed instances → how many of them wait for it."""
     for instance in fleet.on(worker_id):
         placement = _placement_that_stays(instance)
         if placement is None:
@@ -87,11 +87,9 @@ def assigned_to(
         member = placement.on(worker_id)
         if member is None:
             continue
+        waits = 1 if isinstance(instance.state, Scheduled | Downloading) else 0
         for file_id in member.file_ids:
-            file = fleet.files[file_id]
-            files[file_id] = AssignedFile(
-                file_id=file_id, source=file.source, commit=file.commit, paths=file.paths, wanted=file.wanted
-            )
+            used[file_id] = used.get(file_id, 0) + waits
         instances.append(
             AssignedInstance(
                 instance_id=instance.id,
@@ -117,5 +115,65 @@ def assigned_to(
         worker_id=worker_id,
         instances=tuple(instances),
         near=(*near, *_addresses(fleet)) if instances else (),
-        files=tuple(files[file_id] for file_id in sorted(files)),
+        files=tuple(_files(fleet, worker_id, used)),
     )
+
+
+def _files(fleet: Fleet, worker_id: WorkerId, used: Mapping[FileId, int]) -> Iterable[AssignedFile]:
+    """Those that instances need, those that somebody wants, and what else of a hub the worker has: it is not to be removed."""
+    for file in sorted(fleet.files_on(worker_id), key=lambda file: file.id):
+        kept = file.state in ("wanted", "deleting") or (
+            file.state == "ready" and not isinstance(file.source, LocalPath)
+        )
+        if file.id in used or kept:
+            yield AssignedFile(
+                file_id=file.id,
+                source=file.source,
+                commit=file.commit,
+                want="deleted" if file.state == "deleting" else "ready",
+                priority=used.get(file.id, 0),
+                in_use=file.id in used,
+                bytes=file.bytes,
+                digest=file.digest or _digest(fleet, file),
+                neighbours=_neighbours(fleet, file) if file.state == "wanted" else (),
+                paths=file.paths if file.id in used else (),
+                model_path=file.model_path,
+                wanted=file.wanted,
+            )
+
+
+def _digest(fleet: Fleet, file: File) -> str | None:
+    if file.commit is None:
+        return None
+    return next((each.digest for each in fleet.like(file.source, file.commit) if each.digest is not None), None)
+
+
+def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
+    """Workers that have it; while none has, the one that was to have it first: it alone asks the hub, and the others ask it.
+
+    Each worker begins with another one, so that many do not ask the same.
+    """
+    if file.commit is None:
+        return ()
+    others = [each for each in fleet.like(file.source, file.commit) if _is_heard(fleet, each.worker_id)]
+    ready = sorted((each.id, each) for each in others if each.state == "ready" and each.id != file.id)
+    if ready:
+        turn = zlib.crc32(file.worker_id.encode()) % len(ready)
+        chosen = [each for _, each in [*ready[turn:], *ready[:turn]]][:MOST_NEIGHBOURS]
+    else:
+        first = next((each for each in others if each.state == "wanted"), file)
+        chosen = [] if first.id == file.id else [first]
+    return tuple(Neighbour(worker_id=each.worker_id, file_id=each.id, ready=each.state == "ready") for each in chosen)
+
+
+def _is_heard(fleet: Fleet, worker_id: WorkerId) -> bool:
+    machine = fleet.machines.get(worker_id)
+    return machine is not None and machine.state == "ready"
+
+
+def waiting_for_like(fleet: Fleet, file_id: FileId) -> tuple[WorkerId, ...]:
+    """Workers whose assignment says where else these files are, or that another one is to have them first."""
+    file = fleet.files.get(file_id)
+    if file is None or file.commit is None:
+        return ()
+    return tuple(each.worker_id for each in fleet.like(file.source, file.commit) if each.state == "wanted")

@@ -7,7 +7,7 @@ from typing import Final
 from schemas.backends import CPU, BackendInfo, InferenceBackend, built_in, effective, image_for, images_of, info_of
 from schemas.ids import ModelId, WorkerId
 from schemas.models import ModelSpec, ModelWeights
-from schemas.reasons import Reason
+from schemas.reasons import OF_A_WORKERS_HUB, Reason
 from schemas.versions import is_for_processors, is_newer, is_older
 from schemas.wanted import Wanted, wanted_of
 from services.scheduler.domain.peaks import Peak, PeakOf, Where
@@ -43,7 +43,7 @@ class Request:
     known: ModelWeights | None = None
     """What the model weighs, as far as anybody knows: on most workers."""
     must_look: bool = True
-    """The files lie on the workers themselves: each must have looked at them."""
+    """The files lie on the workers themselves: each must have looked at them. A hub's are the same for all."""
     peaks: PeakOf = field(default_factory=dict[Where, Peak])
     """What was measured of this revision, where the operator lets it be claimed in place of estimates."""
     backends: Mapping[str, InferenceBackend] = field(default_factory=built_in)
@@ -98,6 +98,19 @@ class Request:
 
         if len(self._kinds) > 2 * len(self.looked) + 1:
             self._forget_what_nobody_has()
+
+    def looked_at(self, worker_id: WorkerId) -> Looked | None:
+        """What is known of the files for this worker. What one worker was told of a repository holds for all; that one of them
+        can't reach the hub matters only as long as no other one has the files.
+        """
+        own = self.looked.get(worker_id)
+        if self.must_look:
+            return own
+        if self.known is not None:
+            is_cut_off = own is not None and own.weights is None
+            return None if is_cut_off and self.files_on else own
+        verdicts = (each for _, each in sorted(self.looked.items()) if _is_about_the_repository(each))
+        return next(verdicts, own)
 
     def _forget_what_nobody_has(self) -> None:
         kept = {id(each.weights) for each in self.looked.values()} | {id(self.known)}
@@ -190,6 +203,10 @@ class Request:
         return None if self.known is None else self.estimate(self.known)[0]
 
 
+def _is_about_the_repository(looked: Looked) -> bool:
+    return any(reason.code not in OF_A_WORKERS_HUB for reason in looked.reasons)
+
+
 class Unknown:
     """Not looked at yet."""
 
@@ -237,7 +254,7 @@ class Candidate:
     def __init__(self, request: Request, machine: Machine) -> None:
         self.request = request
         self.machine = machine
-        self.looked = request.looked.get(machine.id)
+        self.looked = request.looked_at(machine.id)
         self._estimate: tuple[Estimate, dict[tuple[Profile, int], Takes]] | Unknown | None = UNKNOWN
         self._gpus: Gpus | None = None
         self._takes: tuple[dict[Profile, Takes], ...] | None = None

@@ -29,6 +29,9 @@ from schemas.facts import (
     InstanceUnreachable,
     ModelDeleted,
     ModelEnded,
+    ModelFileDeleted,
+    ModelFileDeleting,
+    ModelFileDeletionRefused,
     ModelFileFailed,
     ModelFileForgotten,
     ModelFileReady,
@@ -53,14 +56,16 @@ from schemas.facts import (
 )
 from schemas.facts.backend import BackendFact
 from schemas.facts.base import Fact
+from schemas.facts.file import FileFact
 from schemas.facts.instance import InstanceFact, StopCause
 from schemas.facts.model import ModelFact
-from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.ids import FileId, InstanceId, ModelId, WorkerId
 from schemas.reasons import (
     AgentStopped,
     DownloadStalled,
     EngineUnhealthy,
     EngineVanished,
+    FileInUse,
     NotAccepted,
     Reason,
     StartTimeout,
@@ -79,7 +84,7 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
-from services.scheduler.domain.assignments import all_files_ready
+from services.scheduler.domain.assignments import all_files_ready, waiting_for_like
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.deadlines import Deadlines, seconds_in
 from services.scheduler.domain.draining import is_draining, seconds_to_drain
@@ -239,6 +244,8 @@ class Core:
             self._reconcile(model_id)
         for instance_id in list(self.fleet.deletion_requests):
             self._deletion_requested(instance_id)
+        for file_id in list(self.fleet.file_wishes):
+            self._file_requested(file_id)
         for worker_id, requests in list(self.fleet.removal_requests.items()):
             if requests > self.fleet.removals.get(worker_id, 0):
                 self._removal_requested(worker_id)
@@ -270,8 +277,8 @@ class Core:
                 pass
 
     def _failed_files(self, placement: Placement) -> list[File]:
-        files = [self.fleet.files[file_id] for member in placement.members for file_id in member.file_ids]
-        return [file for file in files if file.state == "failed"]
+        files = [self.fleet.files.get(file_id) for member in placement.members for file_id in member.file_ids]
+        return [file for file in files if file is not None and file.state == "failed"]
 
     def wished(self, fact: Fact, now: Now) -> Decision:
         """A fact of the api, which has been folded already."""
@@ -296,6 +303,8 @@ class Core:
                         self._fresh.add(model_id)
             case InstanceDeletionRequested():
                 self._deletion_requested(fact.instance_id)
+            case FileFact():
+                self._file_requested(fact.file_id)
             case WorkerDrainRequested() | WorkerUncordoned():
                 self._reconcile_on(fact.worker_id)
             case WorkerRemovalRequested():
@@ -470,6 +479,9 @@ class Core:
                 if now.monotonic - self._scanned_at.get(model_id, float("-inf")) < self.policy.scan_seconds:
                     continue
                 self._scanned_at[model_id] = now.monotonic
+            is_hubs = not self.placing.request_for(model_id).must_look
+            if is_hubs and any(asked == model_id for asked, _ in self._asked):
+                continue
             for worker_id in self.placing.worth_asking(model_id, self._most_to_ask(model_id)):
                 if self._may_ask(model_id, worker_id, wish.generation, now.monotonic):
                     self._asked[model_id, worker_id] = (wish.generation, now.monotonic)
@@ -477,9 +489,13 @@ class Core:
                     found.append(Question(model_id, worker_id, wish.generation, about))
                     wave = self._waves.setdefault(model_id, Wave(now.monotonic + self.policy.patience_seconds))
                     wave.unanswered.add(worker_id)
+                    if is_hubs:  # what one is told holds for all
+                        break
         return found
 
     def _most_to_ask(self, model_id: ModelId) -> int:
+        if not self.placing.request_for(model_id).must_look:  # whoever can reach the hub
+            return len(self.fleet.workers)
         waiting = sum(isinstance(instance.state, Pending) for instance in self.fleet.instances_of(model_id))
         return waiting + FEWEST_ASKED
 
@@ -638,7 +654,7 @@ class Core:
                 continue  # a former attempt of it is there
             if not isinstance(instance.state, Stopping | Failed):
                 self._fail(instance, worker_id, (EngineVanished(worker_id=worker_id),), to_blame=False)
-        for file in [file for file in self.fleet.files.values() if file.worker_id == worker_id]:
+        for file in self.fleet.files_on(worker_id):
             self._say(ModelFileForgotten(file_id=file.id, worker_id=worker_id))
         self._say(WorkerRemoved(worker_id=worker_id))
         for instance in affected:
@@ -884,27 +900,13 @@ class Core:
         file = self.fleet.files.get(seen.file_id)
         if file is None or file.worker_id != worker_id or seen.wanted != file.wanted:
             return
-        users = [
-            (instance, placement)
-            for instance in self.fleet.on(worker_id)
-            if (placement := placement_of(instance.state)) is not None
-            and (member := placement.on(worker_id)) is not None
-            and file.id in member.file_ids
-        ]
+        users = self._users_of(file)
         match seen.phase:
             case "ready":
                 if file.state == "wanted":
-                    self._say(ModelFileReady(file_id=file.id, worker_id=worker_id, bytes=seen.bytes, paths=seen.paths))
-                    for instance, placement in users:
-                        self._decision.workers.update(member.worker_id for member in placement.members)
-                        if isinstance(instance.state, Downloading) and all_files_ready(self.fleet, placement):
-                            self._say(
-                                InstanceStarting(
-                                    instance_id=instance.id, worker_id=worker_id, attempt=placement.attempt
-                                )
-                            )
+                    self._file_ready(file, seen, users)
             case "failed":
-                if file.state == "wanted":
+                if file.state in ("wanted", "ready"):
                     reasons = tuple(reason.model_copy(update={"worker_id": worker_id}) for reason in seen.reasons)
                     self._say(ModelFileFailed(file_id=file.id, worker_id=worker_id, reasons=reasons))
                     for instance, _ in users:
@@ -912,9 +914,89 @@ class Core:
                             self._fail(instance, worker_id, reasons)
                         elif isinstance(instance.state, Unreachable) and instance.state.running is None:
                             self._fail(instance, worker_id, reasons, engine_gone=False)  # its agent was not heard
+            case "deleted":
+                self._file_deleted(file, users)
             case _:
                 for instance, _ in users:
                     self._progressed(instance.id)
+
+    def _users_of(self, file: File) -> list[tuple[Instance, Placement]]:
+        """Instances that are placed where it is, and run from it or are to."""
+        return [
+            (instance, placement)
+            for instance in self.fleet.on(file.worker_id)
+            if (placement := placement_of(instance.state)) is not None
+            and (member := placement.on(file.worker_id)) is not None
+            and file.id in member.file_ids
+        ]
+
+    def _file_ready(self, file: File, seen: FileSeen, users: Iterable[tuple[Instance, Placement]]) -> None:
+        self._say(
+            ModelFileReady(
+                file_id=file.id,
+                worker_id=file.worker_id,
+                bytes=seen.bytes,
+                paths=seen.paths,
+                model_path=seen.model_path,
+                digest=seen.digest,
+            )
+        )
+        for instance, placement in users:
+            self._decision.workers.update(member.worker_id for member in placement.members)
+            if isinstance(instance.state, Downloading) and all_files_ready(self.fleet, placement):
+                self._say(
+                    InstanceStarting(instance_id=instance.id, worker_id=file.worker_id, attempt=placement.attempt)
+                )
+
+    def _file_deleted(self, file: File, users: Iterable[tuple[Instance, Placement]]) -> None:
+        """As was asked for, or to make room. Who was promised the files meanwhile gets them again."""
+        if file.state == "deleting":
+            self._say(ModelFileDeleted(file_id=file.id, worker_id=file.worker_id, cause="requested"))
+        elif any(not isinstance(instance.state, Stopping | Failed) for instance, _ in users):
+            self._want(file)
+        else:
+            self._say(ModelFileDeleted(file_id=file.id, worker_id=file.worker_id, cause="evicted"))
+
+    def _want(self, file: File, request: int | None = None) -> None:
+        self._say(
+            ModelFileWanted(
+                file_id=file.id,
+                worker_id=file.worker_id,
+                source=file.source,
+                commit=file.commit,
+                bytes=file.bytes,
+                request=request,
+            )
+        )
+
+    def _file_requested(self, file_id: FileId) -> None:
+        """What a user wants of files on a worker; nothing where that was answered, or is so."""
+        wish, file = self.fleet.file_wishes[file_id], self.fleet.files.get(file_id)
+        if wish.seq <= self.fleet.file_answers.get(file_id, 0) or wish.worker_id not in self.fleet.workers:
+            return
+        if wish.want == "ready":
+            if wish.source is not None and (file is None or file.state in ("failed", "deleting")):
+                self._say(
+                    ModelFileWanted(
+                        file_id=file_id,
+                        worker_id=wish.worker_id,
+                        source=wish.source,
+                        commit=wish.commit,
+                        bytes=wish.bytes,
+                        request=wish.seq,
+                    )
+                )
+        elif file is not None and file.state != "deleting":
+            users = [each.name for each, _ in self._users_of(file) if not isinstance(each.state, Failed)]
+            if users:
+                reasons = (FileInUse(worker_id=file.worker_id, instances=tuple(sorted(users)[:MOST_NAMED])),)
+                self._say(
+                    ModelFileDeletionRefused(
+                        file_id=file_id, worker_id=file.worker_id, reasons=reasons, request=wish.seq
+                    )
+                )
+            else:
+                self._say(ModelFileDeleting(file_id=file_id, worker_id=file.worker_id, request=wish.seq))
 
     # -- failures and deadlines ---------------------------------------------------------------------------------------
 
@@ -1161,6 +1243,7 @@ class Core:
 
     def _say(self, fact: Fact) -> None:
         before = self.fleet.instances.get(fact.instance_id) if isinstance(fact, InstanceFact) else None
+        whom = waiting_for_like(self.fleet, fact.file_id) if isinstance(fact, FileFact) else ()
         evolve(self.fleet, fact, self.fleet.seq, self._now.at)
         self.placing.note(fact)
         self._decision.facts.append(fact)
@@ -1191,8 +1274,12 @@ class Core:
         if isinstance(fact, InstanceScheduled):
             keys = [claim_key(fact.instance_id, fact.attempt, member.worker_id) for member in fact.members]
             self._untold.update(keys)
-        if isinstance(fact, ModelFileReady | ModelFileWanted | ModelFileFailed):
+        if isinstance(fact, FileFact):
             self._decision.workers.add(fact.worker_id)
+            self._decision.workers.update(whom)
+        if isinstance(fact, WorkerReady | WorkerUnreachable):
+            for file in self.fleet.files_on(fact.worker_id):
+                self._decision.workers.update(waiting_for_like(self.fleet, file.id))
 
     def _settle(self) -> Decision:
         """What follows from what was said: pending instances get another look, models their status."""
@@ -1297,6 +1384,8 @@ def _may_need_a_place(instance: Instance) -> bool:
 
 FACTS_OF_A_LOOK: Final = 10
 """A search through the fleet takes as long as so many facts, or longer."""
+MOST_NAMED: Final = 16
+"""Instances, in a reason."""
 FEWEST_ASKED: Final = 8
 """Workers that are asked at once what a model weighs there, at least."""
 

@@ -38,9 +38,14 @@ from schemas.facts import (
     ModelDegraded,
     ModelDeleted,
     ModelEnded,
+    ModelFileDeleted,
+    ModelFileDeleting,
+    ModelFileDeletionRefused,
+    ModelFileDeletionRequested,
     ModelFileFailed,
     ModelFileForgotten,
     ModelFileReady,
+    ModelFileRequested,
     ModelFileWanted,
     ModelInspected,
     ModelPeakMeasured,
@@ -69,6 +74,7 @@ from schemas.facts import (
     WorkerUnreachable,
 )
 from schemas.facts.base import Fact
+from schemas.facts.file import FileFact
 from schemas.facts.instance import InstanceFact
 from schemas.facts.worker import WorkerFact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
@@ -183,6 +189,18 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class FileWish:
+    """The api's part of a file: what users asked last."""
+
+    worker_id: WorkerId
+    want: Literal["ready", "deleted"]
+    seq: int
+    source: Source | None = None
+    commit: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class File:
     id: FileId
     worker_id: WorkerId
@@ -190,9 +208,12 @@ class File:
     commit: str | None
     wanted: int
     """How often it was wanted: a downloader's answer names the wish that it is about."""
-    state: Literal["wanted", "ready", "failed"]
+    state: Literal["wanted", "ready", "failed", "deleting"]
     reasons: tuple[Reason, ...] = ()
     paths: tuple[str, ...] = ()
+    bytes: int | None = None
+    model_path: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +256,11 @@ class Fleet:
     backends: dict[str, InferenceBackend] = field(default_factory=dict[str, InferenceBackend])
     """That operators defined, by name."""
     files: dict[FileId, File] = field(default_factory=dict[FileId, File])
+    file_wishes: dict[FileId, FileWish] = field(default_factory=dict[FileId, FileWish])
+    file_answers: dict[FileId, int] = field(default_factory=dict[FileId, int])
+    """The last of users' requests that was answered."""
     forgotten: dict[FileId, int] = field(default_factory=dict[FileId, int])
-    """Files of workers that left: how often they had been wanted, so that an old answer fits no new wish."""
+    """Files that are gone: how often they had been wanted, so that an old answer fits no new wish."""
     claims: dict[str, OpenClaim] = field(default_factory=dict[str, OpenClaim])
     """By `claim_key`."""
     machines: Annotated[Machines, Derived] = field(init=False, repr=False, compare=False, default_factory=Machines)
@@ -253,8 +277,12 @@ class Fleet:
     _on_worker: Annotated[dict[WorkerId, dict[str, OpenClaim]], Derived] = field(
         init=False, repr=False, compare=False, default_factory=dict[WorkerId, dict[str, OpenClaim]]
     )
-    _files: Annotated[dict[str, set[WorkerId]], Derived] = field(
-        init=False, repr=False, compare=False, default_factory=dict[str, set[WorkerId]]
+    _files: Annotated[dict[str, dict[WorkerId, FileId]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[str, dict[WorkerId, FileId]]
+    )
+    """The same files on each worker."""
+    _files_on: Annotated[dict[WorkerId, dict[FileId, None]], Derived] = field(
+        init=False, repr=False, compare=False, default_factory=dict[WorkerId, dict[FileId, None]]
     )
 
     _alike: Annotated[dict[str, dict[str, object]], Derived] = field(
@@ -321,9 +349,16 @@ class Fleet:
         """An operator's take the place of built-in ones."""
         return {**built_in(), **self.backends}
 
-    def workers_with(self, source: Source) -> frozenset[WorkerId]:
+    def workers_with(self, source: Source, commit: str | None) -> frozenset[WorkerId]:
         """Workers on which these files are ready."""
-        return frozenset(self._files.get(source.model_dump_json(), ()))
+        return frozenset(file.worker_id for file in self.like(source, commit) if file.state == "ready")
+
+    def like(self, source: Source, commit: str | None) -> list[File]:
+        """The same files, on whichever workers, in whatever state."""
+        return [self.files[file_id] for file_id in self._files.get(_content(source, commit), {}).values()]
+
+    def files_on(self, worker_id: WorkerId) -> list[File]:
+        return [self.files[file_id] for file_id in self._files_on.get(worker_id, ())]
 
     # -- only `evolve` calls what follows
 
@@ -362,20 +397,20 @@ class Fleet:
             self._on_worker[claim.worker_id].pop(key, None)
             self.machines.release(claim.worker_id, claim.model_id, claim.accelerator, claim.claim)
 
-    def put_file(self, file: "File") -> None:
-        name = file.source.model_dump_json()
+    def put_file(self, file: File) -> None:
+        name = _content(file.source, file.commit)
         source, paths = self.alike(name, "source", file.source), self.alike(name, "paths", file.paths)
         self.files[file.id] = replace(file, source=source, paths=paths)
-        there = self._files.setdefault(name, set())
-        if file.state == "ready":
-            there.add(file.worker_id)
-        else:
-            there.discard(file.worker_id)
+        self._files.setdefault(name, {})[file.worker_id] = file.id
+        self._files_on.setdefault(file.worker_id, {})[file.id] = None
 
     def drop_file(self, file_id: FileId) -> None:
         file = self.files.pop(file_id, None)
-        if file is not None:
-            self._files.get(file.source.model_dump_json(), set()).discard(file.worker_id)
+        if file is None:
+            return
+        self.forgotten[file_id] = file.wanted
+        self._files.get(_content(file.source, file.commit), {}).pop(file.worker_id, None)
+        self._files_on.get(file.worker_id, {}).pop(file_id, None)
 
     def see(self, worker_id: WorkerId) -> None:
         """Something about the worker is not what it was."""
@@ -513,22 +548,59 @@ def evolve(
         case ModelEnded(model_id=model_id):
             fleet.models.pop(model_id, None)
             fleet.forget_alike(model_id)
-        case ModelFileWanted(file_id=file_id):
-            before = fleet.files.get(file_id)
-            wanted = (before.wanted if before else fleet.forgotten.pop(file_id, 0)) + 1
-            fleet.put_file(File(file_id, fact.worker_id, fact.source, fact.commit, wanted, "wanted"))
-        case ModelFileReady(file_id=file_id):
-            fleet.put_file(replace(_known(fleet.files, file_id), state="ready", reasons=(), paths=fact.paths))
-        case ModelFileFailed(file_id=file_id):
-            fleet.put_file(replace(_known(fleet.files, file_id), state="failed", reasons=fact.reasons))
-        case ModelFileForgotten(file_id=file_id):
-            if (before := fleet.files.get(file_id)) is not None:
-                fleet.forgotten[file_id] = before.wanted
-            fleet.drop_file(file_id)
+        case FileFact():
+            _file(fleet, fact, seq)
         case SchedulerElected() | ModelRenamed():
             pass
         case _:
             raise Contradiction(f"the scheduler does not know {fact.type}")
+
+
+def _file(fleet: Fleet, fact: FileFact, seq: int) -> None:
+    file_id = fact.file_id
+    match fact:
+        case ModelFileRequested(worker_id=worker_id, source=source, commit=commit, bytes=size):
+            fleet.file_wishes[file_id] = FileWish(worker_id, "ready", seq, source, commit, size)
+        case ModelFileDeletionRequested(worker_id=worker_id):
+            fleet.file_wishes[file_id] = FileWish(worker_id, "deleted", seq)
+        case ModelFileWanted():
+            before = fleet.files.get(file_id)
+            wanted = (before.wanted if before else fleet.forgotten.pop(file_id, 0)) + 1
+            fleet.put_file(File(file_id, fact.worker_id, fact.source, fact.commit, wanted, "wanted", bytes=fact.bytes))
+            _answered(fleet, file_id, fact.request)
+        case ModelFileReady(paths=paths, bytes=size, model_path=model_path, digest=digest):
+            fleet.put_file(
+                replace(
+                    _known(fleet.files, file_id),
+                    state="ready",
+                    reasons=(),
+                    paths=paths,
+                    bytes=size,
+                    model_path=model_path,
+                    digest=digest,
+                )
+            )
+        case ModelFileFailed(reasons=reasons):
+            fleet.put_file(replace(_known(fleet.files, file_id), state="failed", reasons=reasons))
+        case ModelFileDeletionRefused(request=request):
+            _answered(fleet, file_id, request)
+        case ModelFileDeleting(request=request):
+            fleet.put_file(replace(_known(fleet.files, file_id), state="deleting", reasons=()))
+            _answered(fleet, file_id, request)
+        case ModelFileDeleted() | ModelFileForgotten():
+            fleet.drop_file(file_id)
+        case _:
+            raise Contradiction(f"the scheduler does not know {fact.type}")
+
+
+def _answered(fleet: Fleet, file_id: FileId, request: int | None) -> None:
+    if request is not None:
+        fleet.file_answers[file_id] = request
+
+
+def _content(source: Source, commit: str | None) -> str:
+    """What is the same on every worker that has it."""
+    return f"{source.model_dump_json()}@{commit or ''}"
 
 
 def _known(of: dict[K, V], key: K) -> V:

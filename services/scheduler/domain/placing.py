@@ -12,6 +12,7 @@ from typing import Final
 from schemas.facts import (
     InstancePending,
     InstanceScheduled,
+    ModelFileDeleting,
     ModelFileFailed,
     ModelFileReady,
     ModelFileWanted,
@@ -23,10 +24,10 @@ from schemas.facts import (
 )
 from schemas.facts.backend import BackendFact
 from schemas.facts.base import Fact
-from schemas.ids import InstanceId, ModelId, WorkerId
+from schemas.ids import FileId, InstanceId, ModelId, WorkerId
 from schemas.models import Member, RunnerUp, Why
 from schemas.reasons import Reason, Suggestion
-from services.scheduler.domain.assignments import file_id_of
+from schemas.sources import LocalPath, Source, file_id_of
 from services.scheduler.domain.candidate import Candidate, Looked, Request
 from services.scheduler.domain.fleet import Fleet, Model, question_about
 from services.scheduler.domain.index import GpuIndex
@@ -109,13 +110,23 @@ class Placing:
             },
             model_id=model_id,
             crashes=dict(model.quarantined),
-            files_on=self._fleet.workers_with(source),
+            must_look=isinstance(source, LocalPath),
             peaks=of_revision(model.peaks, revision) if self.claims_from_peak else {},
             backends=self._fleet.all_backends(),
         )
+        request.files_on = self._files_on(request)
         self._requests[model_id] = ((wish.generation, revision), request)
         self._of_source.setdefault(source.model_dump_json(), set()).add(model_id)
         return request
+
+    def _files_on(self, request: Request) -> frozenset[WorkerId]:
+        """Workers that have what a new instance would run from."""
+        source = request.spec.source
+        pinned = request.known.pinned if request.known is not None else ()
+        commit = next((each.commit for each in pinned if each.source == source), None)
+        if commit is None and not request.must_look:
+            return frozenset()
+        return self._fleet.workers_with(source, commit)
 
     def _drop_request(self, model_id: ModelId) -> None:
         known = self._requests.pop(model_id, None)
@@ -129,15 +140,10 @@ class Placing:
                 known = self._requests.get(model_id)
                 if known is not None and fact.question in (None, question_about(known[1].spec)):
                     known[1].look(worker_id, Looked(weights, reasons))
+                    known[1].files_on = self._files_on(known[1])
                     self._index.look_again(model_id, worker_id)
-            case (
-                ModelFileReady(file_id=file_id, worker_id=worker_id)
-                | ModelFileFailed(file_id=file_id, worker_id=worker_id)
-            ):
-                source = self._fleet.files[file_id].source
-                for model_id in self._of_source.get(source.model_dump_json(), ()):
-                    self._requests[model_id][1].files_on = self._fleet.workers_with(source)
-                    self._index.look_again(model_id, worker_id)
+            case ModelFileReady() | ModelFileFailed() | ModelFileDeleting():
+                self._note_files(self._fleet.files[fact.file_id].source, fact.worker_id)
             case ModelQuarantined(model_id=model_id, worker_id=worker_id, crashes=crashes):
                 known = self._requests.get(model_id)
                 if known is not None:
@@ -161,6 +167,12 @@ class Placing:
                     request.forget(worker_id)
             case _:
                 pass
+
+    def _note_files(self, source: Source, worker_id: WorkerId) -> None:
+        for model_id in self._of_source.get(source.model_dump_json(), ()):
+            request = self._requests[model_id][1]
+            request.files_on = self._files_on(request)
+            self._index.look_again(model_id, worker_id)
 
     def forget(self, model_id: ModelId) -> None:
         self._drop_request(model_id)
@@ -229,7 +241,7 @@ class Placing:
     def _unknown_where_it_would_fit(self, model_id: ModelId, most: int) -> list[WorkerId]:
         """Of a model that waits for nothing yet. None, while some worker is known to take it."""
         request = self.request_for(model_id)
-        if not request.must_look:
+        if not request.must_look and request.known is not None:
             return []
         found: list[WorkerId] = []
         for machine in self._fleet.machines:
@@ -269,14 +281,22 @@ class Placing:
     def facts(self, instance: Instance, placed: Placed) -> list[Fact]:
         """The files that it needs there, and its place."""
         wish = self._fleet.wishes[instance.model_id]
-        spec, revision = revision_of(self._fleet, instance.model_id)
+        _, revision = revision_of(self._fleet, instance.model_id)
         facts: list[Fact] = []
         members: list[Member] = []
+        request = self.request_for(instance.model_id)
         for rank, each in enumerate(placed.places):
-            file_id = file_id_of(spec.source, None, each.worker_id)
-            file = self._fleet.files.get(file_id)
-            if file is None or file.state == "failed":
-                facts.append(ModelFileWanted(file_id=file_id, worker_id=each.worker_id, source=spec.source))
+            file_ids: list[FileId] = []
+            for source, commit, size in _needed_files(request):
+                file_id = file_id_of(source, commit, each.worker_id)
+                file = self._fleet.files.get(file_id)
+                if file is None or file.state in ("failed", "deleting"):
+                    facts.append(
+                        ModelFileWanted(
+                            file_id=file_id, worker_id=each.worker_id, source=source, commit=commit, bytes=size
+                        )
+                    )
+                file_ids.append(file_id)
             members.append(
                 Member(
                     worker_id=each.worker_id,
@@ -286,16 +306,14 @@ class Placing:
                     gpu_indexes=each.gpu_indexes,
                     gpu_addresses=self._addresses(each),
                     claim=each.claim,
-                    file_ids=(file_id,),
+                    file_ids=tuple(file_ids),
                 )
             )
         facts.append(
             InstanceScheduled(
                 instance_id=instance.id,
                 attempt=instance.attempt + 1,
-                launch=launch_of(
-                    self.request_for(instance.model_id), placed, self._machines_of(placed), wish.generation, revision
-                ),
+                launch=launch_of(request, placed, self._machines_of(placed), wish.generation, revision),
                 members=tuple(members),
                 overcommitted=placed.take.overcommitted,
                 why=why_of(placed),
@@ -340,6 +358,14 @@ class Placing:
             name = instance.name if instance is not None else claim.instance_id
             found.append(OpenClaimOf(claim.instance_id, name, worker_id, claim.accelerator, claim.claim))
         return found
+
+
+def _needed_files(request: Request) -> list[tuple[Source, str | None, int | None]]:
+    """The model's, and what of a hub is loaded beside it: source, commit, bytes."""
+    pinned = request.known.pinned if request.known is not None else ()
+    found: list[tuple[Source, str | None, int | None]] = [(each.source, each.commit, each.bytes) for each in pinned]
+    source = request.spec.source
+    return [(source, None, None), *found] if isinstance(source, LocalPath) else list(dict.fromkeys(found))
 
 
 def _listed(refused: Refused) -> int:

@@ -339,10 +339,14 @@ class Worker:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def _assigned_files(self, wishes: tuple[AssignedFile, ...], now: float) -> list[Step]:
-        wanted = {wish.file_id: wish for wish in wishes}
+        wanted = {wish.file_id: wish for wish in wishes if wish.want == "ready"}
         for file_id in self._files.keys() - wanted.keys():
             del self._files[file_id]
-        steps: list[Step] = []
+        steps: list[Step] = [
+            Tell(FileSeen(file_id=wish.file_id, wanted=wish.wanted, commit=wish.commit, phase="deleted"))
+            for wish in wishes
+            if wish.want == "deleted"
+        ]
         for wish in wanted.values():
             known = self._files.get(wish.file_id)
             if known is not None and known.wish.wanted >= wish.wanted:

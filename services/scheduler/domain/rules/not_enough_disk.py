@@ -10,7 +10,8 @@ def not_enough_disk(candidate: Candidate) -> NotEnoughDisk | None:
     free = machine.inventory.disk_free
     if free is None or request.must_look or request.known is None or machine.id in request.files_on:
         return None
-    needed = request.known.weight_bytes + request.known.lora_bytes + request.known.draft_bytes
+    known = request.known
+    needed = sum(each.bytes for each in known.pinned) or known.weight_bytes + known.lora_bytes + known.draft_bytes
     if needed <= free:
         return None
     return NotEnoughDisk(worker_id=machine.id, needed_bytes=min(needed, MOST_BYTES), free_bytes=free)
