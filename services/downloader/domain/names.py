@@ -87,6 +87,8 @@ def _problem(name: str) -> str | None:
 
 def _folded(name: str) -> str:
     """The same for all names that some file system takes for one; source: the Unicode Standard, section 3.13, D146."""
+    if name.isascii():
+        return name.lower()
     for form in ("NFD", "NFKD"):
         name = unicodedata.normalize(form, name).casefold()
     return _IGNORED.sub("", unicodedata.normalize("NFKD", name))

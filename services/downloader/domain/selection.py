@@ -4,7 +4,7 @@ Only names are looked at. What the files say is read afterwards, from a hub or a
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, Literal
@@ -32,7 +32,7 @@ _TRAINING: Final = re.compile(
     r"training_args\.bin|scheduler\.(pt|bin)|optimizer.*\.(pt|pth|bin|safetensors)|rng_state.*|random_states_.*"
     r"|events\.out\.tfevents.*"
 )
-_INDEX: Final = re.compile(r"(.+)\.safetensors\.index(\..+)?\.json")
+_INDEX: Final = re.compile(r"(.+)\.safetensors\.index(\.[^./]+)?\.json")
 _MISTRAL_CONFIG_NAME: Final = "params.json"
 _PRECISION: Final = re.compile(r"(?<![a-z0-9])(bf16|fp?16|fp?32|q8_0)(?![a-z0-9])")
 _PROJECTORS: Final = ("f16", "bf16", "f32", "q8_0")
@@ -111,10 +111,12 @@ def select(listing: Listing, pattern: str | None) -> Selection:
         raise NothingMatches(pattern, _available(names))
     weights = [name for name in matching if _is_safetensors(name)]
     models = _gguf_models(matching)
+    if pattern in weights:
+        weights = [pattern]
     if weights and (_is_read_from_root(names) if pattern is None else not models):
         return _select_directory(listing, names, weights)
-    if pattern in matching and models:
-        models = [gguf.first_shard(pattern)]
+    if pattern in matching and (named := gguf.first_shard(pattern)) in models:
+        models = [named]
     if len(models) > 1:
         raise Ambiguous(pattern, tuple(models[:MOST_NAMED]))
     projectors = [] if pattern is None else [name for name in matching if _is_projector(name)]
@@ -271,33 +273,38 @@ def _is_elsewhere(name: str) -> bool:
 
 def _companions(names: Iterable[str], weights: Iterable[str]) -> list[str]:
     """Configurations, tokenizers, templates, code: those of the root, and of each directory whose weights are taken."""
-    all_weights = {name for name in names if _is_safetensors(name)}
-    directories = {_parent(name) for name in all_weights} | {""}
-    used = {_parent(name) for name in weights} | {""}
-    unused_weights = all_weights.difference(weights)
+    unused = {name for name in names if _is_safetensors(name)}.difference(weights)
+    used_directories = {_parent(name) for name in weights} | {""}
+    directories = {_parent(name) for name in unused} | used_directories
 
     def belongs(name: str) -> bool:
         directory = next(directory for directory in _ancestors(name) if directory in directories)
-        if directory not in used or _is_elsewhere(name.removeprefix(directory)):
-            return False
-        index = _INDEX.fullmatch(name)
-        return index is None or _is_used(index[1], all_weights, unused_weights)
+        return directory in used_directories and not _is_elsewhere(name.removeprefix(directory))
 
-    return [name for name in names if _is_companion(_base(name)) and belongs(name)]
+    def is_of_others(name: str) -> bool:
+        """An index of weights that are left out would say that they are missing."""
+        index = _INDEX.fullmatch(name)
+        prefix = f"{index[1]}{index[2] or ''}" if index else None
+        return prefix is not None and _has_shards(prefix, unused) and not _has_shards(prefix, weights)
+
+    return [name for name in names if _is_companion(_base(name)) and belongs(name) and not is_of_others(name)]
 
 
 def _is_companion(file_name: str) -> bool:
     return not (
         file_name.lower().endswith((*_NOT_LOADED, ".safetensors"))
-        or file_name.startswith("pytorch_model")
+        or file_name.startswith(("pytorch_model", "openvino_model"))
         or _TRAINING.fullmatch(file_name)
     )
 
 
-def _is_used(index: str, all_weights: Iterable[str], unused_weights: Collection[str]) -> bool:
-    """An index of weights that are left out would say that they are missing. `index`: without its ending."""
-    indexed = {name for name in all_weights if name.startswith(index) and _parent(name) == _parent(index)}
-    return not indexed or not indexed.issubset(unused_weights)
+def _has_shards(prefix: str, weights: Iterable[str]) -> bool:
+    """`model-00001-of-00002.safetensors` is one of `model`, and `model.fp16-…` is not."""
+    others = frozenset("./")
+    return any(
+        name.startswith(prefix) and others.isdisjoint(name.removesuffix(".safetensors")[len(prefix) :])
+        for name in weights
+    )
 
 
 def _require(names: Iterable[str], listing: Listing) -> None:
