@@ -64,12 +64,10 @@ def check_names(names: Collection[str]) -> None:
 
 
 def _problem(name: str) -> str | None:
-    if len(name) > MOST_NAME_BYTES:
+    if len(name.encode(errors="surrogatepass")) > MOST_NAME_BYTES:
         return f"it is longer than {MOST_NAME_BYTES} bytes"
     if any(unicodedata.category(character) in _UNSEEN for character in name):
         return "it has a character that is not shown"
-    if len(name.encode()) > MOST_NAME_BYTES:
-        return f"it is longer than {MOST_NAME_BYTES} bytes"
     if "\\" in name:
         return "it has a backslash"
     if name.startswith("/"):

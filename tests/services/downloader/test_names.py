@@ -42,7 +42,7 @@ def test_what_real_repositories_hold_may_be_written(names: tuple[str, ...]) -> N
         "~",
         "$HOME",
         "x" * 255,
-        "/".join(["x" * 127] * 8),
+        "/".join(["x" * 127] * 8) + "y",
     ],
 )
 def test_an_unusual_name_is_written_when_it_is_one_on_every_file_system(name: str) -> None:
@@ -122,6 +122,7 @@ def test_what_is_told_of_a_name_is_short() -> None:
         ("MOD\u00c8LE", "mode\u0300le"),
         ("\ufb01le", "file"),
         ("heart\ufe0f", "heart"),
+        ("model\u2460", "model1"),
         ("same", "same"),
     ],
 )

@@ -144,6 +144,13 @@ def test_a_consolidated_file_is_taken_where_there_is_no_other() -> None:
     assert selection.weights == ("consolidated.safetensors",)
 
 
+def test_only_a_usual_file_of_the_root_stands_for_a_consolidated_one() -> None:
+    dense = ("config.json", "2_Dense/model.safetensors", "consolidated.safetensors")
+    assert select(listing_of(*dense), None).weights == dense[1:]
+    elsewhere = ("config.json", "consolidated/a.safetensors", "model.safetensors")
+    assert select(listing_of(*elsewhere), None).weights == elsewhere[1:]
+
+
 def test_an_index_is_of_the_weights_beside_it() -> None:
     repository = ("config.json", "model.safetensors.index.json", "model/a.safetensors", "x.safetensors")
     assert "model.safetensors.index.json" in names_of(select(listing_of(*repository), "x.safetensors"))
@@ -225,7 +232,7 @@ def test_what_no_engine_loads_is_left_out(name: str) -> None:
         "LICENSE",
         "README.md",
         "a/b/c.json",
-        "original.json",
+        "original",
         "checkpoint-final/a.json",
     ],
 )
@@ -283,6 +290,8 @@ def test_safetensors_are_taken_before_a_gguf() -> None:
         ("model_index.json", "x.safetensors"),
         ("config.json", "fp8/x.safetensors"),
         ("adapter_model.safetensors",),
+        ("adapter_config.json", "x.safetensors"),
+        ("consolidated.safetensors",),
         ("params.json", "x.safetensors"),
         ("config.json", "optimizer.safetensors"),
         ("config.json", ".x.safetensors"),
@@ -321,6 +330,13 @@ def test_a_directory_without_a_configuration_is_no_model_of_its_own() -> None:
     selection = select(listing_of("config.json", "fp8/a.safetensors", "fp8/tokenizer.json"), "fp8/*")
     assert names_of(selection) == ["config.json", "fp8/tokenizer.json", "fp8/a.safetensors"]
     assert selection.directory == ""
+
+
+def test_weights_of_several_directories_and_parts_of_a_pipeline_are_read_from_the_root() -> None:
+    selection = select(listing_of(*TWO_PRECISIONS), "*[84]/*.safetensors")
+    assert selection.weights == (*shards("fp8/model.safetensors", 2), "int4/model.safetensors")
+    assert selection.directory == ""
+    assert select(listing_of(*SDXL), "unet/*").directory == ""
 
 
 def test_a_pattern_for_one_shard_of_safetensors_takes_them_all() -> None:
@@ -456,6 +472,10 @@ def test_a_pattern_is_matched_with_the_whole_path_and_with_the_last_part_where_i
     assert isinstance(what_fails(("c/a/x.gguf",), "a/x.gguf"), NothingMatches)
 
 
+def test_a_pattern_without_a_directory_is_matched_with_the_whole_path_too() -> None:
+    assert select(listing_of("Q4/a.gguf", "Q8/a.gguf"), "Q4*").model == "Q4/a.gguf"
+
+
 def test_of_several_matches_the_one_that_was_named_exactly_wins() -> None:
     repository = ("a.gguf", "old/a.gguf", *shards("b.gguf", 2), *shards("old/b.gguf", 2))
     assert select(listing_of(*repository), "a.gguf").model == "a.gguf"
@@ -515,6 +535,7 @@ def test_a_projector_is_taken_with_its_model_and_told() -> None:
         (("mmproj-f16-model-bf16", "mmproj-f32"), "mmproj-f16-model-bf16"),
         (("mmproj-f16-model-q8_0", "mmproj-f32"), "mmproj-f32"),
         (("mmproj-xf16", "mmproj-Q8_0"), "mmproj-Q8_0"),
+        (("mmproj-f16x", "mmproj-Q8_0"), "mmproj-Q8_0"),
     ],
 )
 def test_of_several_projectors_the_precision_decides_and_then_the_name(projectors: tuple[str, ...], taken: str) -> None:
