@@ -1,0 +1,255 @@
+"""Work on a stranger's bytes, in a child process that may take so much time, processor and memory, and no more.
+
+The child is forked from a server that has what it needs imported already: that takes milliseconds. What it says are bytes
+of a bounded length, which nobody here unpickles. `multiprocessing` has one such server for a whole process.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Final
+
+Work = Callable[[bytes], bytes]
+"""A function of a module: the child is told its name."""
+
+MOST_ANSWER_BYTES: Final = 2**20
+PRELOAD: Final = (
+    "services.downloader.adapters.sandbox",
+    "services.downloader.adapters.local_path",
+    "services.downloader.adapters.remote_place",
+)
+_START_SECONDS: Final = 30.0
+"""The first child waits for its server, which has to import all that."""
+_EXIT_SECONDS: Final = 2.0
+"""From the end of what a child says to its own."""
+_ANSWER: Final = b"="
+_PROBLEM: Final = b"!"
+
+
+class SandboxLimit(Exception):
+    """The work came to no answer: it met a limit, crashed, or raised."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    cpu_seconds: int = 10
+    memory_bytes: int = 512 * 2**20
+    """Beside what a child that does nothing has."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    process: ForkServerProcess
+    says: Connection
+
+
+class Sandbox:
+    """Belongs to one event loop. `most_at_once`: children; whoever comes when there are so many waits."""
+
+    def __init__(
+        self, limits: Limits | None = None, *, most_at_once: int = 4, preload: Sequence[str] = PRELOAD
+    ) -> None:
+        self._limits = limits or Limits()
+        self._preload = list(preload)
+        self._context = get_context("forkserver")
+        self._most_at_once = most_at_once
+        self._slots = asyncio.Semaphore(most_at_once)
+        # `multiprocessing` looks after all children whenever one is started, and not from two threads at once.
+        self._parent = ThreadPoolExecutor(1, "sandbox")
+        self._listeners = ThreadPoolExecutor(most_at_once, "sandbox-listener")
+        self._children: set[ForkServerProcess] = set()
+        self._started = False
+        self._closed = False
+
+    async def run(self, work: Work, argument: bytes, seconds: float = 15.0) -> bytes:
+        """Raises `SandboxLimit`. `seconds`: from the child's start; when they are over, or this is cancelled, it is killed."""
+        self._require_open()
+        async with self._slots:
+            self._require_open()
+            loop = asyncio.get_running_loop()
+            child = await self._begin(work, argument, seconds)
+            hearing = loop.run_in_executor(self._listeners, _hear, child.says)
+            said: set[asyncio.Future[bytes | None]] = set()
+            try:
+                said, _ = await asyncio.wait({hearing}, timeout=seconds)
+            finally:
+                patience = _EXIT_SECONDS if said else 0.0
+                ended = loop.run_in_executor(self._parent, self._end, child.process, patience)
+                exit_code = await asyncio.shield(ended)
+            message = await hearing
+        if not said:
+            raise SandboxLimit(_too_slow(seconds))
+        return self._understand(message, exit_code, seconds)
+
+    async def close(self) -> None:
+        """Children that still work are killed; nothing of the sandbox is left."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._parent, self._kill_all)
+        for _ in range(self._most_at_once):
+            await self._slots.acquire()
+        await loop.run_in_executor(self._parent, self._stop_server)
+        self._parent.shutdown(wait=False)
+        self._listeners.shutdown(wait=False)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the sandbox is closed")
+
+    async def _begin(self, work: Work, argument: bytes, seconds: float) -> _Child:
+        starting = asyncio.get_running_loop().run_in_executor(self._parent, self._start, work, argument, seconds)
+        try:
+            return await asyncio.wait_for(asyncio.shield(starting), _START_SECONDS)
+        except TimeoutError:
+            starting.add_done_callback(self._discard)
+            raise SandboxLimit(f"no child was started within {_START_SECONDS:g} s") from None
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._discard)
+            raise
+        except (OSError, EOFError) as error:
+            raise SandboxLimit(f"no child could be started: {error or type(error).__name__}") from error
+
+    def _discard(self, starting: asyncio.Future[_Child]) -> None:
+        """Nobody waits for this child any more."""
+        if not starting.cancelled() and starting.exception() is None:
+            child = starting.result()
+            child.says.close()
+            with contextlib.suppress(RuntimeError):  # closed, and all children with it
+                self._parent.submit(self._end, child.process, 0.0)
+
+    # In the thread of the parent
+
+    def _start(self, work: Work, argument: bytes, seconds: float) -> _Child:
+        if not self._started:
+            self._context.set_forkserver_preload(self._preload)
+            self._started = True
+        says, answers = self._context.Pipe(duplex=False)
+        try:
+            process = self._context.Process(
+                target=_work, args=(answers, work, argument, self._limits, seconds), name="sandboxed", daemon=True
+            )
+            process.start()
+        except BaseException:
+            says.close()
+            raise
+        finally:
+            answers.close()
+        self._children.add(process)
+        return _Child(process, says)
+
+    def _end(self, process: ForkServerProcess, patience_seconds: float) -> int | None:
+        """The exit code; None: it was ended before."""
+        if process not in self._children:
+            return None
+        process.join(patience_seconds)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        exit_code = process.exitcode
+        process.close()
+        self._children.discard(process)
+        return exit_code
+
+    def _kill_all(self) -> None:
+        for process in tuple(self._children):
+            self._end(process, 0.0)
+
+    def _stop_server(self) -> None:
+        """It ends by itself when this process has ended, however that did. There is no public way to end it before."""
+        if self._started:
+            forkserver._forkserver._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
+            resource_tracker._resource_tracker._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
+
+    def _understand(self, message: bytes | None, exit_code: int | None, seconds: float) -> bytes:
+        if message is None:
+            raise SandboxLimit(self._without_a_word(exit_code, seconds))
+        if message[:1] != _ANSWER:
+            raise SandboxLimit(message[1:].decode("utf-8", "backslashreplace"))
+        return message[1:]
+
+    def _without_a_word(self, exit_code: int | None, seconds: float) -> str:
+        match exit_code:
+            case None:
+                return "the sandbox was closed"
+            case _ if exit_code == -signal.SIGXCPU:
+                return f"it took more than {self._limits.cpu_seconds} s of processor time"
+            case _ if exit_code == -signal.SIGALRM:
+                return _too_slow(seconds)
+            case _ if exit_code < 0:
+                return f"it crashed with signal {-exit_code} ({signal.strsignal(-exit_code)})"
+            case _:
+                return f"it ended with exit code {exit_code} and without an answer"
+
+
+def _hear(says: Connection) -> bytes | None:
+    """None: the child has ended without a word, or within one, or said too much."""
+    with says:
+        try:
+            return says.recv_bytes(MOST_ANSWER_BYTES + 1)
+        except (OSError, EOFError):
+            return None
+
+
+def _too_slow(seconds: float) -> str:
+    return f"it took longer than {seconds:g} s"
+
+
+# In the child
+
+
+def _work(answers: Connection, work: Work, argument: bytes, limits: Limits, seconds: float) -> None:
+    try:
+        _submit_to(limits, seconds)
+        answer = work(argument)
+        message = _ANSWER + answer
+        if len(answer) > MOST_ANSWER_BYTES:
+            message = _problem(f"its answer is longer than {MOST_ANSWER_BYTES} bytes")
+    except MemoryError:
+        message = _problem(f"it needed more than {limits.memory_bytes} bytes of memory")
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes have brought about is told
+        message = _problem(f"it failed with {type(error).__name__}: {error}")
+    with contextlib.suppress(OSError):
+        answers.send_bytes(message)
+    os._exit(0)
+
+
+def _problem(problem: str) -> bytes:
+    return _PROBLEM + problem[:500].encode("utf-8", "backslashreplace")
+
+
+def _submit_to(limits: Limits, seconds: float) -> None:
+    """The alarm ends a child that nobody is left to kill."""
+    for number, action in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGALRM, signal.SIG_DFL)):
+        signal.signal(number, action)
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1)
+    _lower(resource.RLIMIT_AS, _address_space_bytes() + limits.memory_bytes)
+
+
+def _lower(kind: int, limit: int, hard_limit: int | None = None) -> None:
+    """At the soft limit of processor time there is a signal that tells; at the hard one, death."""
+    _, most = resource.getrlimit(kind)
+    wanted = (limit, limit if hard_limit is None else hard_limit)
+    resource.setrlimit(kind, wanted if most == resource.RLIM_INFINITY else (min(limit, most), min(wanted[1], most)))
+
+
+def _address_space_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text("ascii").split()[0]
+    return int(pages) * resource.getpagesize()
