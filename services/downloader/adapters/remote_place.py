@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from schemas.reasons import ModelFileInvalid, ModelNotFound
-from services.downloader.domain.inspection import Kind, Unfit
+from services.downloader.domain.inspection import Kind, Unfit, is_utf8
 from services.downloader.domain.listing import Listing, RemoteFile
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class RemotePlace:
         self._read = read
         self._most_bytes = self._bytes_left = most_bytes
         self._most_headers = most_headers
-        self._files = {file.name: file for file in listing.files if _is_path(file.name)}
+        self._files = {file.name: file for file in listing.files if is_path(file.name)}
         self._directories: dict[str, set[str]] = {".": set()}
         for name in self._files:
             self._enter(name)
@@ -149,6 +149,7 @@ class _Ahead(io.RawIOBase):
         return fetched
 
 
-def _is_path(name: str) -> bool:
-    """Spelled as git does. No client writes a file of another name, so no engine would see it."""
-    return len(name) <= _MOST_NAME and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+def is_path(name: str) -> bool:
+    """Spelled as git does, in letters that a document can hold. No client writes a file of another name, so no engine sees it."""
+    spelled = len(name) <= _MOST_NAME and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+    return spelled and is_utf8(name)

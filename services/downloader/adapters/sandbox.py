@@ -2,6 +2,8 @@
 
 The child is forked from a server that has what it needs imported already: that takes milliseconds. What it says are bytes
 of a bounded length, which nobody here unpickles. `multiprocessing` has one such server for a whole process.
+
+A child that needs more than it was given asks for it: connections and credentials stay with the parent.
 """
 
 import asyncio
@@ -9,9 +11,10 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -20,27 +23,30 @@ from typing import Final
 
 Work = Callable[[bytes], bytes]
 """A function of a module: the child is told its name."""
+Ask = Callable[[bytes], bytes]
+"""Raises `OSError` when the parent has no answer."""
+AskingWork = Callable[[bytes, Ask], bytes]
+Answer = Callable[[bytes], Awaitable[bytes]]
+"""What the parent answers. Raises `OSError` when it can't."""
 
 MOST_ANSWER_BYTES: Final = 2**20
-PRELOAD: Final = (
-    "services.downloader.adapters.sandbox",
-    "services.downloader.adapters.local_path",
-    "services.downloader.adapters.remote_place",
-)
+PRELOAD: Final = ("services.downloader.adapters.sandbox", "services.downloader.adapters.inspecting")
 _START_SECONDS: Final = 30.0
 """The first child waits for its server, which has to import all that."""
 _EXIT_SECONDS: Final = 2.0
 """From the end of what a child says to its own."""
 _ANSWER: Final = b"="
 _PROBLEM: Final = b"!"
+_QUESTION: Final = b"?"
 
 
 class SandboxLimit(Exception):
-    """The work came to no answer: it met a limit, crashed, or raised."""
+    """The work came to no answer: it met a limit, crashed, or raised. `again`: another time it may come to one."""
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, *, again: bool = False) -> None:
         super().__init__(problem)
         self.problem = problem
+        self.again = again
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,12 @@ class Limits:
     """Beside what a child that does nothing has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Child:
     process: ForkServerProcess
-    says: Connection
+    pipe: Connection
+    busy: asyncio.Future[bytes | None] | None = None
+    """The thread that hears it or tells it something."""
 
 
 class Sandbox:
@@ -76,23 +84,47 @@ class Sandbox:
 
     async def run(self, work: Work, argument: bytes, seconds: float = 15.0) -> bytes:
         """Raises `SandboxLimit`. `seconds`: from the child's start; when they are over, or this is cancelled, it is killed."""
+        return await self.run_asking(partial(_without_asking, work), argument, _no_answer, seconds)
+
+    async def run_asking(self, work: AskingWork, argument: bytes, answer: Answer, seconds: float = 15.0) -> bytes:
+        """As `run`; what the child asks is answered meanwhile, one question after the other."""
         self._require_open()
         async with self._slots:
             self._require_open()
-            loop = asyncio.get_running_loop()
             child = await self._begin(work, argument, seconds)
-            hearing = loop.run_in_executor(self._listeners, _hear, child.says)
-            said: set[asyncio.Future[bytes | None]] = set()
+            limit, patience, message = asyncio.timeout(seconds), 0.0, None
             try:
-                said, _ = await asyncio.wait({hearing}, timeout=seconds)
+                async with limit:
+                    message = await self._converse(child, answer)
+                patience = _EXIT_SECONDS
+            except TimeoutError:
+                if not limit.expired():
+                    raise
             finally:
-                patience = _EXIT_SECONDS if said else 0.0
-                ended = loop.run_in_executor(self._parent, self._end, child.process, patience)
+                ended = asyncio.get_running_loop().run_in_executor(self._parent, self._end, child.process, patience)
                 exit_code = await asyncio.shield(ended)
-            message = await hearing
-        if not said:
-            raise SandboxLimit(_too_slow(seconds))
+                if child.busy is not None:
+                    await asyncio.wait({child.busy})
+                child.pipe.close()
+        if limit.expired():
+            raise _too_slow(seconds)
         return self._understand(message, exit_code, seconds)
+
+    async def _converse(self, child: _Child, answer: Answer) -> bytes | None:
+        """What the child says at last. None: it has ended without a word, or within one, or said too much."""
+        while True:
+            message = await self._listen(child, _hear, child.pipe)
+            if message is None or message[:1] != _QUESTION:
+                return message
+            try:
+                reply = _ANSWER + await answer(message[1:])
+            except OSError as error:
+                reply = _problem(error.strerror or str(error))
+            await self._listen(child, _tell, child.pipe, reply)
+
+    async def _listen(self, child: _Child, work: Callable[..., bytes | None], *arguments: object) -> bytes | None:
+        child.busy = asyncio.get_running_loop().run_in_executor(self._listeners, work, *arguments)
+        return await asyncio.shield(child.busy)
 
     async def close(self) -> None:
         """Children that still work are killed; nothing of the sandbox is left."""
@@ -111,46 +143,46 @@ class Sandbox:
         if self._closed:
             raise RuntimeError("the sandbox is closed")
 
-    async def _begin(self, work: Work, argument: bytes, seconds: float) -> _Child:
+    async def _begin(self, work: AskingWork, argument: bytes, seconds: float) -> _Child:
         starting = asyncio.get_running_loop().run_in_executor(self._parent, self._start, work, argument, seconds)
         try:
             return await asyncio.wait_for(asyncio.shield(starting), _START_SECONDS)
         except TimeoutError:
             starting.add_done_callback(self._discard)
-            raise SandboxLimit(f"no child was started within {_START_SECONDS:g} s") from None
+            raise SandboxLimit(f"no child was started within {_START_SECONDS:g} s", again=True) from None
         except asyncio.CancelledError:
             starting.add_done_callback(self._discard)
             raise
         except (OSError, EOFError) as error:
-            raise SandboxLimit(f"no child could be started: {error or type(error).__name__}") from error
+            raise SandboxLimit(f"no child could be started: {error!r}", again=True) from error
 
     def _discard(self, starting: asyncio.Future[_Child]) -> None:
         """Nobody waits for this child any more."""
         if not starting.cancelled() and starting.exception() is None:
             child = starting.result()
-            child.says.close()
+            child.pipe.close()
             with contextlib.suppress(RuntimeError):  # closed, and all children with it
                 self._parent.submit(self._end, child.process, 0.0)
 
     # In the thread of the parent
 
-    def _start(self, work: Work, argument: bytes, seconds: float) -> _Child:
+    def _start(self, work: AskingWork, argument: bytes, seconds: float) -> _Child:
         if not self._started:
             self._context.set_forkserver_preload(self._preload)
             self._started = True
-        says, answers = self._context.Pipe(duplex=False)
+        pipe, theirs = self._context.Pipe()
         try:
             process = self._context.Process(
-                target=_work, args=(answers, work, argument, self._limits, seconds), name="sandboxed", daemon=True
+                target=_work, args=(theirs, work, argument, self._limits, seconds), name="sandboxed", daemon=True
             )
             process.start()
         except BaseException:
-            says.close()
+            pipe.close()
             raise
         finally:
-            answers.close()
+            theirs.close()
         self._children.add(process)
-        return _Child(process, says)
+        return _Child(process, pipe)
 
     def _end(self, process: ForkServerProcess, patience_seconds: float) -> int | None:
         """The exit code; None: it was ended before."""
@@ -176,46 +208,59 @@ class Sandbox:
             resource_tracker._resource_tracker._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
 
     def _understand(self, message: bytes | None, exit_code: int | None, seconds: float) -> bytes:
-        if message is None:
-            raise SandboxLimit(self._without_a_word(exit_code, seconds))
-        if message[:1] != _ANSWER:
-            raise SandboxLimit(message[1:].decode("utf-8", "backslashreplace"))
-        return message[1:]
-
-    def _without_a_word(self, exit_code: int | None, seconds: float) -> str:
-        match exit_code:
-            case None:
-                return "the sandbox was closed"
-            case _ if exit_code == -signal.SIGXCPU:
-                return f"it took more than {self._limits.cpu_seconds} s of processor time"
-            case _ if exit_code == -signal.SIGALRM:
-                return _too_slow(seconds)
-            case _ if exit_code < 0:
-                return f"it crashed with signal {-exit_code} ({signal.strsignal(-exit_code)})"
-            case _:
-                return f"it ended with exit code {exit_code} and without an answer"
-
-
-def _hear(says: Connection) -> bytes | None:
-    """None: the child has ended without a word, or within one, or said too much."""
-    with says:
-        try:
-            return says.recv_bytes(MOST_ANSWER_BYTES + 1)
-        except (OSError, EOFError):
-            return None
+        match message, exit_code:
+            case bytes(), _ if message[:1] == _ANSWER:
+                return message[1:]
+            case bytes(), _:
+                raise SandboxLimit(message[1:].decode("utf-8", "backslashreplace"))
+            case None, None:
+                raise SandboxLimit("the sandbox was closed", again=True)
+            case None, int() if exit_code == -signal.SIGXCPU:
+                raise SandboxLimit(f"it took more than {self._limits.cpu_seconds} s of processor time")
+            case None, int() if exit_code == -signal.SIGALRM:
+                raise _too_slow(seconds)
+            case None, int() if exit_code == -signal.SIGKILL:
+                raise SandboxLimit("it was killed", again=True)  # for want of memory on the machine, as a rule
+            case None, int() if exit_code < 0:
+                raise SandboxLimit(f"it crashed with signal {-exit_code} ({signal.strsignal(-exit_code)})")
+            case None, int():
+                raise SandboxLimit(f"it ended with exit code {exit_code} and without an answer", again=True)
 
 
-def _too_slow(seconds: float) -> str:
-    return f"it took longer than {seconds:g} s"
+def _hear(pipe: Connection) -> bytes | None:
+    try:
+        return pipe.recv_bytes(MOST_ANSWER_BYTES + 1)
+    except (OSError, EOFError):
+        return None
+
+
+def _tell(pipe: Connection, reply: bytes) -> None:
+    with contextlib.suppress(OSError):  # its end is heard next
+        pipe.send_bytes(reply)
+
+
+async def _no_answer(_: bytes) -> bytes:
+    raise OSError("nobody answers")
+
+
+def _too_slow(seconds: float) -> SandboxLimit:
+    return SandboxLimit(f"it took longer than {seconds:g} s", again=True)
 
 
 # In the child
 
 
-def _work(answers: Connection, work: Work, argument: bytes, limits: Limits, seconds: float) -> None:
+def _work(pipe: Connection, work: AskingWork, argument: bytes, limits: Limits, seconds: float) -> None:
+    def ask(question: bytes) -> bytes:
+        pipe.send_bytes(_QUESTION + question)
+        reply = pipe.recv_bytes()
+        if reply[:1] != _ANSWER:
+            raise OSError(reply[1:].decode("utf-8", "backslashreplace"))
+        return reply[1:]
+
     try:
         _submit_to(limits, seconds)
-        answer = work(argument)
+        answer = work(argument, ask)
         message = _ANSWER + answer
         if len(answer) > MOST_ANSWER_BYTES:
             message = _problem(f"its answer is longer than {MOST_ANSWER_BYTES} bytes")
@@ -224,8 +269,12 @@ def _work(answers: Connection, work: Work, argument: bytes, limits: Limits, seco
     except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes have brought about is told
         message = _problem(f"it failed with {type(error).__name__}: {error}")
     with contextlib.suppress(OSError):
-        answers.send_bytes(message)
+        pipe.send_bytes(message)
     os._exit(0)
+
+
+def _without_asking(work: Work, argument: bytes, _ask: Ask) -> bytes:
+    return work(argument)
 
 
 def _problem(problem: str) -> bytes:

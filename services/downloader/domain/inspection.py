@@ -296,7 +296,7 @@ def _names(directory: PurePosixPath, place: Place) -> list[str]:
     """Those that have to do with weights. Engines don't see hidden files, such as the `._*` of macOS, either."""
     names = sorted(name for name in place.names(directory) if _is_weights(name))
     for name in names:
-        if not _is_utf8(name):
+        if not is_utf8(name):
             raise _invalid(directory, place, f"the file name {name!a} in it is not UTF-8")
     return names
 
@@ -354,7 +354,7 @@ def _is_weights(name: str) -> bool:
     return name in safetensors.PART_INDEX_NAMES or (visible and name.endswith((".gguf", ".safetensors")))
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -7,8 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from schemas.asks import InspectModel
-from services.downloader.adapters.local_path import inspect_model
+from services.downloader.adapters.sandbox import Ask
 
 
 def answer_backwards(argument: bytes) -> bytes:
@@ -26,6 +25,17 @@ def answer_its_limits(_: bytes) -> bytes:
 
 def answer_its_pid(_: bytes) -> bytes:
     return str(os.getpid()).encode()
+
+
+def ask_twice(argument: bytes, ask: Ask) -> bytes:
+    return ask(argument) + ask(argument[::-1])
+
+
+def ask_and_say_what_fails(argument: bytes, ask: Ask) -> bytes:
+    try:
+        return ask(argument)
+    except OSError as error:
+        return f"failed: {error}".encode()
 
 
 def burn(_: bytes) -> bytes:
@@ -78,7 +88,3 @@ def recurse(_: bytes) -> bytes:
 def write_a_file(argument: bytes) -> bytes:
     Path(argument.decode()).write_bytes(b"x")
     return b""
-
-
-def inspect(argument: bytes) -> bytes:
-    return inspect_model(InspectModel.model_validate_json(argument), ()).model_dump_json().encode()

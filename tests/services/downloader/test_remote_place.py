@@ -208,15 +208,12 @@ def test_files_whose_names_are_no_paths_are_not_there() -> None:
         "a/../m.gguf",
         "m.gguf/",
         "m\0.gguf",
+        "\udcff.gguf",
         "a/" * 512 + "m.gguf",
     )
     place = Hub({name: a_gguf() for name in names}).place()
     assert list(place.names(ROOT)) == []
     assert look({name: a_gguf() for name in names}) == because(WeightsUnknown(path=REPOSITORY))
-
-
-def test_a_weights_file_whose_name_no_document_can_hold_is_refused() -> None:
-    assert look({"\udcff.gguf": a_gguf()}) == invalid(REPOSITORY, r"the file name '\udcff.gguf' in it is not UTF-8")
 
 
 # How much is read
