@@ -11,6 +11,7 @@ import contextlib
 import os
 import resource
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ _START_SECONDS: Final = 30.0
 """The first child waits for its server, which has to import all that."""
 _EXIT_SECONDS: Final = 2.0
 """From the end of what a child says to its own."""
+_multiprocessing: Final = threading.Lock()
+"""It looks after all children of the process whenever one is started, and not from two threads at once."""
+_users: Final[set["Sandbox"]] = set()
+"""Of its server."""
 _ANSWER: Final = b"="
 _PROBLEM: Final = b"!"
 _QUESTION: Final = b"?"
@@ -75,11 +80,9 @@ class Sandbox:
         self._context = get_context("forkserver")
         self._most_at_once = most_at_once
         self._slots = asyncio.Semaphore(most_at_once)
-        # `multiprocessing` looks after all children whenever one is started, and not from two threads at once.
         self._parent = ThreadPoolExecutor(1, "sandbox")
         self._listeners = ThreadPoolExecutor(most_at_once, "sandbox-listener")
         self._children: set[ForkServerProcess] = set()
-        self._started = False
         self._closed = False
 
     async def run(self, work: Work, argument: bytes, seconds: float = 15.0) -> bytes:
@@ -135,7 +138,7 @@ class Sandbox:
         await loop.run_in_executor(self._parent, self._kill_all)
         for _ in range(self._most_at_once):
             await self._slots.acquire()
-        await loop.run_in_executor(self._parent, self._stop_server)
+        await loop.run_in_executor(self._parent, self._leave_server)
         self._parent.shutdown(wait=False)
         self._listeners.shutdown(wait=False)
 
@@ -167,15 +170,16 @@ class Sandbox:
     # In the thread of the parent
 
     def _start(self, work: AskingWork, argument: bytes, seconds: float) -> _Child:
-        if not self._started:
-            self._context.set_forkserver_preload(self._preload)
-            self._started = True
         pipe, theirs = self._context.Pipe()
         try:
-            process = self._context.Process(
-                target=_work, args=(theirs, work, argument, self._limits, seconds), name="sandboxed", daemon=True
-            )
-            process.start()
+            with _multiprocessing:
+                if not _users:
+                    self._context.set_forkserver_preload(self._preload)
+                _users.add(self)
+                process = self._context.Process(
+                    target=_work, args=(theirs, work, argument, self._limits, seconds), name="sandboxed", daemon=True
+                )
+                process.start()
         except BaseException:
             pipe.close()
             raise
@@ -188,24 +192,27 @@ class Sandbox:
         """The exit code; None: it was ended before."""
         if process not in self._children:
             return None
-        process.join(patience_seconds)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        exit_code = process.exitcode
-        process.close()
         self._children.discard(process)
+        with _multiprocessing:
+            process.join(patience_seconds)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+            exit_code = process.exitcode
+            process.close()
         return exit_code
 
     def _kill_all(self) -> None:
         for process in tuple(self._children):
             self._end(process, 0.0)
 
-    def _stop_server(self) -> None:
-        """It ends by itself when this process has ended, however that did. There is no public way to end it before."""
-        if self._started:
-            forkserver._forkserver._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
-            resource_tracker._resource_tracker._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
+    def _leave_server(self) -> None:
+        """Without users it is stopped. It ends by itself when this process has ended, however that did."""
+        with _multiprocessing:
+            if self in _users:
+                _users.discard(self)
+                if not _users:
+                    _stop_server()
 
     def _understand(self, message: bytes | None, exit_code: int | None, seconds: float) -> bytes:
         match message, exit_code:
@@ -225,6 +232,12 @@ class Sandbox:
                 raise SandboxLimit(f"it crashed with signal {-exit_code} ({signal.strsignal(-exit_code)})")
             case None, int():
                 raise SandboxLimit(f"it ended with exit code {exit_code} and without an answer", again=True)
+
+
+def _stop_server() -> None:
+    """There is no public way to. Its tracker of shared memory, of which nobody here has any, is one process more."""
+    forkserver._forkserver._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
+    resource_tracker._resource_tracker._stop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as said
 
 
 def _hear(pipe: Connection) -> bytes | None:

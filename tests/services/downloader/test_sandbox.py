@@ -253,6 +253,30 @@ async def test_a_sandbox_may_follow_another() -> None:
         await sandbox.close()
 
 
+async def test_two_sandboxes_share_what_one_of_them_still_needs() -> None:
+    before = {child.pid for child in children()}
+    first, second = Sandbox(), Sandbox()
+    ends = await asyncio.gather(
+        *(
+            sandbox.run(work, b"")
+            for work in (sandboxed.leave, sandboxed.answer_its_pid)
+            for sandbox in (first, second) * 10
+        ),
+        return_exceptions=True,
+    )
+    assert {str(end) for end in ends[:20]} == {"it ended with exit code 3 and without an answer"}
+    assert len(set(ends[20:])) == 20
+    working = asyncio.create_task(second.run(sandboxed.sleep, b"", 1.0))
+    await asyncio.sleep(0.1)
+    await first.close()
+    assert not working.done()
+    assert await second.run(sandboxed.answer_backwards, b"ab") == b"ba"
+    await second.close()
+    with pytest.raises(SandboxLimit):
+        await working
+    assert {child.pid for child in children()} == before
+
+
 async def test_a_server_that_was_killed_is_started_again(sandbox: Sandbox) -> None:
     await sandbox.run(sandboxed.answer_backwards, b"")
     (server,) = (child for child in children() if "forkserver" in " ".join(child.cmdline()))
