@@ -3,9 +3,10 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
 import psutil
@@ -305,12 +306,16 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("working", [0, 2])
-async def test_of_a_parent_that_is_killed_nothing_is_left(tmp_path: Path, working: int) -> None:
+async def test_of_a_parent_that_is_killed_no_process_is_left(
+    tmp_path: Path, a_short_directory: Path, working: int
+) -> None:
     pipe = tmp_path / "pids"
     os.mkfifo(pipe)
     told = os.open(pipe, os.O_RDWR)
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PARENT, str(pipe), str(working), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", PARENT, str(pipe), str(working)),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(a_short_directory)},
     )
     assert parent.stdout is not None
     if working:
@@ -325,6 +330,13 @@ async def test_of_a_parent_that_is_killed_nothing_is_left(tmp_path: Path, workin
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
     await until(lambda: not any(_lives(child) for child in family))
+
+
+@pytest.fixture
+def a_short_directory() -> Generator[Path, None, None]:
+    """The server's socket is all that is left of it."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
 
 
 def _line(descriptor: int) -> bytes:
