@@ -147,6 +147,8 @@ def test_a_consolidated_file_is_taken_where_there_is_no_other() -> None:
 def test_only_a_usual_file_of_the_root_stands_for_a_consolidated_one() -> None:
     dense = ("config.json", "2_Dense/model.safetensors", "consolidated.safetensors")
     assert select(listing_of(*dense), None).weights == dense[1:]
+    beside = ("config.json", "consolidated.safetensors", "models/a.safetensors")
+    assert select(listing_of(*beside), None).weights == beside[1:]
     elsewhere = ("config.json", "consolidated/a.safetensors", "model.safetensors")
     assert select(listing_of(*elsewhere), None).weights == elsewhere[1:]
 
