@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from schemas.reasons import (
     ChecksumMismatch,
@@ -52,6 +52,18 @@ class Patience:
     longest_wait_seconds: float = 15.0
 
 
+class Line(Protocol):
+    """What one thread fetches by: `Ranges`, or what does the same over the bus."""
+
+    said: str
+
+    def fetch(self, at: Location, asked: Asked, span: Span, part: Part, stopped: Callable[[], bool]) -> Location: ...
+
+    def close(self) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+
 class Stopped(Exception):
     """It was not wanted any more."""
 
@@ -75,6 +87,7 @@ class Fetch:
         patience: Patience | None = None,
         rate: Rate | None = None,
         verify: bool = True,
+        line: Callable[[float, Callable[[int], None]], Line] = Ranges,
     ) -> None:
         self._part = part
         self._file = file
@@ -85,13 +98,14 @@ class Fetch:
         self._patience = patience or Patience()
         self._rate = rate
         self._verify = verify
+        self._line = line
         self._found: Location | None = None
         """Where the last bytes came from, if not from where we were told."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._is_stopped = False
-        self._by_ranges: list[Ranges] = []
+        self._by_ranges: list[Line] = []
         self._last_byte_at = time.monotonic()
         self._left_alone_until = 0.0
         self._whole = False
@@ -163,7 +177,7 @@ class Fetch:
         try:
             with suppress(OSError):  # who was started nicer than that may not become less so
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-            ranges = Ranges(self._patience.idle_seconds, self._came)
+            ranges = self._line(self._patience.idle_seconds, self._came)
             with self._lock:
                 self._by_ranges.append(ranges)
             while not self._ended.is_set():
@@ -179,7 +193,7 @@ class Fetch:
         except BaseException as error:  # noqa: BLE001 - told to whoever waits for the file
             self._fail(error)
 
-    def _fill(self, ranges: Ranges, span: Span) -> None:
+    def _fill(self, ranges: Line, span: Span) -> None:
         """Raises NotFetched, NoRanges, Interrupted (of a whole file)."""
         failures = 0
         while span.left > 0 and not self._ended.is_set():

@@ -29,7 +29,7 @@ class ManifestFile(Value):
 
 class Manifest(Value):
     version: Literal[1] = VERSION
-    source: Source
+    source: Annotated[HubSource, Field(discriminator="type")]
     commit: str
     files: tuple[ManifestFile, ...]
     """What is small first, weights last."""
