@@ -45,13 +45,13 @@ class SourceFields(BaseModel):
         if kind is None:
             if self.needs_source or self.given("revision"):
                 field = next((name for name in MAIN.values() if name in self.model_fields_set), "source")
-                raise _wrong(self, field, f"say where the files are: {', '.join(MAIN.values())}")
+                raise wrong_field(self, field, f"say where the files are: {', '.join(MAIN.values())}")
             return self
         if getattr(self, MAIN[kind]) is None:
-            raise _wrong(self, MAIN[kind], f"is missing: the source is {kind}")
+            raise wrong_field(self, MAIN[kind], f"is missing: the source is {kind}")
         for name in ALL[1:]:
             if self.given(name) and name not in FIELDS[kind]:
-                raise _wrong(self, name, f"is no field of the source {kind}")
+                raise wrong_field(self, name, f"is no field of the source {kind}")
         return self
 
     @property
@@ -117,8 +117,8 @@ def changed_fields(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     return {name: value for name, value in after.items() if value is not None or name in MAIN.values()}
 
 
-def _wrong(fields: SourceFields, name: str, sentence: str) -> ValidationError:
+def wrong_field(of: BaseModel, name: str, sentence: str) -> ValidationError:
     """At the field, where a validator of the whole could only say that something is wrong with it."""
-    problem = PydanticCustomError("source_field", sentence)  # pyright: ignore[reportArgumentType] - no literal, but ours
+    problem = PydanticCustomError("wrong_field", sentence)  # pyright: ignore[reportArgumentType] - no literal, but ours
     wrong = InitErrorDetails(type=problem, loc=(name,), input=None)
-    return ValidationError.from_exception_data(type(fields).__name__, [wrong])
+    return ValidationError.from_exception_data(type(of).__name__, [wrong])
