@@ -3,7 +3,7 @@
 Nothing is deployed by asking. Sizes are bytes; a GPU's id is `<worker name>:<type>:<index>`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas.ids import ModelId
 from schemas.models import Category, ClaimOverride, ExtendedKvCache, GpuNetwork, Lora, Parallelism, Speculation, Told
+from schemas.source_fields import SourceFields, SourceKind
 from schemas.value import Bytes, Value
 
 Text = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
@@ -37,9 +38,13 @@ class AskedGpuSelector(Asked):
     gpus_per_replica: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
-class AskedModel(Asked):
-    """The fields of a model that placement looks at; others of `POST /v2/models` are allowed and change nothing."""
+class AskedModel(SourceFields, Asked):
+    """The fields of a model that placement looks at; others of `POST /v2/models` are allowed and change nothing.
 
+    With a source, and without `facts`, a worker's downloader is asked what the files weigh.
+    """
+
+    needs_source: ClassVar[bool] = False
     name: Text = "model"
     description: Text = ""
     backend: Annotated[Text, Field(min_length=1, max_length=64)] = "vLLM"
@@ -63,9 +68,7 @@ class AskedModel(Asked):
     claim_override: ClaimOverride | None = None
     restart_on_error: bool = True
     start_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 900.0
-    source: Literal["local_path"] | None = None
-    local_path: Annotated[Text, Field(min_length=1)] | None = None
-    """With it, and without `facts`, a worker's downloader is asked what the files weigh."""
+    source: SourceKind | None = None  # pyright: ignore[reportIncompatibleVariableOverride] - there need not be one
 
 
 class AskedFacts(Asked):

@@ -10,8 +10,9 @@ from kernel.bus import Bus
 from kernel.engine_keys import SealedKeys
 from kernel.projections.marks import HighWater
 from services.api.adapters.feed import Feed
+from services.api.adapters.files import ModelFiles
 from services.api.adapters.gateway.proxy import Gateway
-from services.api.adapters.http import backends, events, images, logs, resources
+from services.api.adapters.http import backends, events, files, images, logs, resources
 from services.api.adapters.http.app import make_app
 from services.api.adapters.images import BackendImages
 from services.api.adapters.logs import Logs
@@ -37,6 +38,7 @@ async def _ask() -> dict[str, Any]:
     high_water = HighWater()
     routers = [
         resources.make_router(reader, writer, high_water, bus),
+        files.make_router(reader, ModelFiles(reader, writer, bus), high_water),
         backends.make_router(reader, writer, high_water),
         images.make_router(reader, BackendImages(reader, bus)),
         logs.make_router(reader, Logs(reader, bus)),

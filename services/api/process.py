@@ -27,13 +27,15 @@ from kernel.projections.tables import SCHEMA
 from schemas.facts import UnknownType, read
 from services.api.adapters.database import make_engine, raw_connect, wait_until_prepared
 from services.api.adapters.feed import Feed
+from services.api.adapters.files import ModelFiles
 from services.api.adapters.gateway.counts import Counts
 from services.api.adapters.gateway.proxy import Gateway
 from services.api.adapters.gateway.relay import Relay
-from services.api.adapters.http import backends, events, images, logs, resources
+from services.api.adapters.http import backends, events, files, images, logs, resources
 from services.api.adapters.http.app import make_app
 from services.api.adapters.images import BackendImages
 from services.api.adapters.logs import Logs
+from services.api.adapters.progress import Progress
 from services.api.adapters.pulls import Pulls
 from services.api.adapters.reader import Reader
 from services.api.adapters.writer import Writer
@@ -105,7 +107,9 @@ class ApiProcess:
         tasks.create_task(self._fold_routes(feed, start))
         pulls = Pulls(bus)
         await pulls.listen()
-        reader = Reader(reading, self.high_water, pulls)
+        progress = Progress(bus)
+        await progress.listen()
+        reader = Reader(reading, self.high_water, pulls, progress)
         writer = Writer(event_log, reading, self._clock, self.high_water, feed, self._settings)
         relay_bus = await self._connect("api relay")
         relay = Relay(relay_bus)
@@ -118,6 +122,7 @@ class ApiProcess:
         tasks.create_task(counts.run())
         routers = [
             resources.make_router(reader, writer, self.high_water, bus),
+            files.make_router(reader, ModelFiles(reader, writer, bus), self.high_water),
             backends.make_router(reader, writer, self.high_water),
             images.make_router(reader, BackendImages(reader, bus)),
             logs.make_router(reader, Logs(reader, bus)),

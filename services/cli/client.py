@@ -103,8 +103,8 @@ class Client:
     def get(self, *path: str, **parameters: Any) -> Document:
         return self._request("GET", path, parameters)
 
-    def post(self, *path: str, body: Document) -> Document:
-        return self._request("POST", path, {}, body)
+    def post(self, *path: str, body: Document, seconds: float = SECONDS) -> Document:
+        return self._request("POST", path, {}, body, seconds)
 
     def patch(self, *path: str, body: Document) -> Document:
         return self._request("PATCH", path, {}, body)
@@ -182,10 +182,15 @@ class Client:
             raise self._unreachable(error) from error
 
     def _request(
-        self, method: str, path: Sequence[str], parameters: Document, body: Document | None = None
+        self,
+        method: str,
+        path: Sequence[str],
+        parameters: Document,
+        body: Document | None = None,
+        seconds: float = SECONDS,
     ) -> Document:
         try:
-            answer = self._http.request(method, _address(path), params=parameters, json=body)
+            answer = self._http.request(method, _address(path), params=parameters, json=body, timeout=seconds)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         self._check(answer)

@@ -21,6 +21,7 @@ MODULES: Final[Mapping[str, str]] = {
     "explain": "models",
     "plan": "models",
     "backends": "backends",
+    "files": "files",
     "label": "workers",
     "cordon": "workers",
     "uncordon": "workers",

@@ -13,6 +13,8 @@ from services.cli import render
 from services.cli.client import Client
 from services.cli.failed import USAGE, Failed
 from services.cli.options import AsJson, Key, Url
+from services.cli.progress import POLL_SECONDS, Shown, shown_progress
+from services.cli.sources import HELP, source_fields
 from services.cli.terminal import local_time, show, show_json
 
 if TYPE_CHECKING:
@@ -26,12 +28,13 @@ CODES: Final = {"json_invalid": "invalid_json", "extra_forbidden": "unknown_fiel
 
 def deploy(  # noqa: PLR0917 - options of a command
     name: Annotated[str, typer.Argument(help="What clients will ask for.")],
+    source: Annotated[str | None, typer.Argument(help=f"Where its files are: {HELP}.")] = None,
     path: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="A .gguf file or a model's directory on the workers; a relative path is completed from here."
         ),
-    ],
+    ] = None,
     replicas: Annotated[int, typer.Option(help="So many instances.", min=0)] = 1,
     param: Annotated[
         list[str] | None, typer.Option(help="A flag for the engine, e.g. --param --ctx-size=4096; may be repeated.")
@@ -44,15 +47,15 @@ def deploy(  # noqa: PLR0917 - options of a command
         bool, typer.Option("--cpu-offloading", help="What fits on no GPU may run on processors, which is slower.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is ready.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.", min=0)] = 600,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that --wait waits; those in which files arrive don't count.", min=0)
+    ] = 600,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a model."""
-    if not path:
-        raise Failed("--path is empty", exit_code=USAGE)
-    body: dict[str, Any] = {"name": name, "local_path": os.path.abspath(path), "replicas": replicas}  # noqa: PTH100 - also tidies `..`
+    body: dict[str, Any] = {"name": name, **_files_of(source, path), "replicas": replicas}
     if param:
         body["backend_parameters"] = param
     if env:
@@ -67,7 +70,8 @@ def deploy(  # noqa: PLR0917 - options of a command
     with Client.connect(url, key) as client:
         answer = client.post("v2", "models", body=body)
         if wait:
-            answer = _wait_until_ready(client, answer, timeout)
+            with shown_progress(quiet=as_json) as shown:
+                answer = _wait_until_ready(client, answer, timeout, shown)
     if as_json:
         show_json(answer)
     elif wait:
@@ -165,22 +169,42 @@ def delete(model: Model, url: Url = None, key: Key = None, as_json: AsJson = Fal
         print(f"{model} is deleted; its engines stop, its files stay.")
 
 
-def _wait_until_ready(client: Client, created: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+def _wait_until_ready(client: Client, created: dict[str, Any], timeout_seconds: float, shown: Shown) -> dict[str, Any]:
     """The model as it is then. Says what it waits for whenever that changes; raises Failed when time is over."""
-    deadline, said = time.monotonic() + timeout_seconds, ""
+    deadline, said, looked_at, so_far = time.monotonic() + timeout_seconds, "", 0.0, 0
     while True:
         model = client.get("v2", "models", created["id"], min_seq=created["seq"])
         if model["state"] == "ready" and model["observed_generation"] == model["generation"]:
             return model
+        now = time.monotonic()
+        if now - looked_at >= POLL_SECONDS:
+            looked_at = now
+            download = model.get("download")
+            if download is not None and download["bytes"] != so_far:
+                so_far, deadline = download["bytes"], now + timeout_seconds
+            shown.update(client.get("v2", "model-files", model=created["id"])["items"] if download is not None else ())
         why = "; ".join(reason["text"] for reason in model["reasons"])
-        if time.monotonic() > deadline:
+        if now > deadline:
             raise Failed(
                 f"{model['name']} is {model['state']} after {timeout_seconds:g} s: {why or 'no reason is known'}"
             )
         if why and why != said:
             said = why
-            sys.stderr.write(f"{model['name']} is {model['state']}: {why}\n")
+            shown.say(f"{model['name']} is {model['state']}: {why}")
         time.sleep(PAUSE_SECONDS)
+
+
+def _files_of(source: str | None, path: str | None) -> dict[str, str]:
+    """Raises Failed."""
+    if path is not None:
+        if source is not None:
+            raise Failed("a source or --path, not both", exit_code=USAGE)
+        if not path:
+            raise Failed("--path is empty", exit_code=USAGE)
+        return {"local_path": os.path.abspath(path)}  # noqa: PTH100 - also tidies `..`
+    if source is None:
+        raise Failed(f"say where its files are: {HELP}", exit_code=USAGE)
+    return source_fields(source)
 
 
 def _pairs(env: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from services.cli.sources import label_in_fact, source_label
+
 Document = Mapping[str, Any]
 Names = Mapping[str, str]
 """Id → what people call it."""
@@ -21,12 +23,14 @@ STATE_STYLES: Final[Mapping[str, str]] = {
     "degraded": "yellow",
     "error": "red",
     "unreachable": "red",
+    "wanted": "yellow",
+    "deleting": "yellow",
 }
 LOG_LINES: Final = 12
 """Of a failed engine's last words; `muster logs` has the others."""
 NARROW: Final = 64
 """Columns of a terminal below which a table's last column does not stand beside the others."""
-UNSAID: Final = ("closest", "generation", "engine_gone")
+UNSAID: Final = ("closest", "generation", "engine_gone", "digest", "model_path", "request")
 """Parts of events that say nothing to a person who reads a line."""
 _NOT_TEXT: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Escape sequences and control characters: what a server or an engine wrote does not steer our terminal."""
@@ -92,7 +96,9 @@ def _add_instances(table: Rows, instances: Iterable[Document], now: datetime, mo
     for instance in instances:
         why = _short(instance["reasons"], instance["closest_worker"], more)
         where = _where(instance) if instance["port"] else "" if why else instance["worker_name"] or ""
-        about = "; ".join(part for part in (where, why, *map(_pulled, instance.get("pulls", ()))) if part)
+        about = "; ".join(
+            part for part in (where, why, *map(_pulled, instance.get("pulls", ())), *_fetched(instance)) if part
+        )
         table.add_row(Text(f"  {instance['name']}"), _state(instance), _since(instance["since"], now), "", about)
 
 
@@ -128,8 +134,14 @@ def _pulled(pull: Document) -> str:
     return f"its image is pulled: {_so_far(pull)}"
 
 
+def _fetched(instance: Document) -> list[str]:
+    """How far its files are; nothing while none is on its way."""
+    download = instance.get("download")
+    return [] if download is None else [f"its files are fetched: {_so_far(download)}"]
+
+
 def _so_far(pull: Document) -> str:
-    told = f"{_size(pull['bytes'])} of {_size(pull['total'])}"
+    told = _size(pull["bytes"]) if pull["total"] is None else f"{_size(pull['bytes'])} of {_size(pull['total'])}"
     if pull["bytes_per_second"] is not None:
         told += f", {pull['bytes_per_second'] / 2**20:.1f} MiB/s"
     if pull["remaining_seconds"]:
@@ -188,6 +200,88 @@ def backend_images(answer: Document) -> RenderableType:
         state = Text(each["state"], style=colours.get(each["state"], ""))
         table.add_row(_bold(each["worker"]), each["image"] or "-", state, why or far)
     return table
+
+
+# -- model files ------------------------------------------------------------------------------------------------------
+
+
+def files(items: Sequence[Document], now: datetime) -> RenderableType:
+    if not items:
+        return Text("No model files. `muster files pull SOURCE --worker NAME` fetches some ahead of a model.")
+    table = Rows("FILE", "STATE", "SINCE", "WORKER", "SOURCE", "HOW FAR, OR WHY NOT")
+    for each in items:
+        table.add_row(
+            _bold(each["id"]),
+            _state(each),
+            _since(each["since"], now),
+            each["worker_name"] or each["worker_id"],
+            source_label(each),
+            far(each),
+        )
+    return table
+
+
+def file(document: Document, now: datetime) -> RenderableType:
+    facts = Rows("", "")
+    facts.add_row("file", document["id"])
+    facts.add_row("source", source_label(document))
+    if document["commit"]:
+        facts.add_row("commit", document["commit"])
+    facts.add_row("worker", document["worker_name"] or document["worker_id"])
+    facts.add_row("state", f"{document['state']} since {_since(document['since'], now)}")
+    facts.add_row("how far", far(document))
+    for part in document["parts"]:
+        facts.add_row("", f"{part['name']}: {_size(part['bytes'])} of {_size(part['total'])}")
+    if document["model_path"]:
+        facts.add_row("engines get", document["model_path"])
+    users = ", ".join(each["name"] for each in document["instances"])
+    facts.add_row("used by", users or "nothing")
+    return facts
+
+
+def file_name(document: Document, *, with_worker: bool = True) -> str:
+    where = f" on {document['worker_name'] or document['worker_id']}" if with_worker else ""
+    return source_label(document) + where
+
+
+def far(document: Document) -> str:
+    """How far a file is, or why not."""
+    why = "; ".join(str(reason["text"]) for reason in document["reasons"])
+    if document["state"] == "error":
+        return why or "it failed"
+    if document["state"] == "ready":
+        return _size(document["bytes"] or 0) + (f" ({why})" if why else "")
+    if document["state"] == "deleting":
+        return "being removed"
+    if document["phase"] is None:
+        return "waits for its downloader" if document["total"] is None else f"{_size(document['total'])} to come"
+    told = "" if document["phase"] == "downloading" else f"{document['phase']}: "
+    told += _so_far(document)
+    if document["files"]:
+        told += f", {document['files_ready']} of {_count(document['files'], 'file')}"
+    return told + (f", from {document['origin']}" if document["origin"] else "")
+
+
+def files_line(items: Sequence[Document]) -> str:
+    """All that is waited for, in a line."""
+    wanted = [each for each in items if each["state"] == "wanted"]
+    if len(items) == 1 or len(wanted) == 1:
+        one = wanted[0] if wanted else items[0]
+        return f"{file_name(one)}: {far(one)}"
+    ready = sum(each["state"] == "ready" for each in items)
+    totals = [each["total"] for each in items]
+    rates = [each["bytes_per_second"] for each in wanted if each["bytes_per_second"] is not None]
+    together = {
+        "bytes": sum(each["bytes"] or 0 for each in items),
+        "total": None if None in totals else sum(totals),
+        "bytes_per_second": sum(rates) if rates else None,
+        "remaining_seconds": max((each["remaining_seconds"] or 0 for each in wanted), default=0),
+    }
+    return f"{ready} of {len(items)} are ready: {_so_far(together)}"
+
+
+def size(of: int) -> str:
+    return _size(of)
 
 
 # -- one model --------------------------------------------------------------------------------------------------------
@@ -363,6 +457,7 @@ def _explain_one(instance: Document, now: datetime) -> list[RenderableType]:
     about = [plain(reason["text"]) for reason in instance["reasons"]] + [
         _pulled_where(pull, instance) for pull in instance.get("pulls", ())
     ]
+    about += _fetched(instance)
     head.append(": " + "; ".join(about) if about else "")
     head.append(".")
     if instance["failed_phase"] is None:
@@ -434,14 +529,15 @@ def details(kind: str, data: Document, names: Names) -> str:
     """What an event says beyond its type and whom it is about."""
     match kind, data:
         case (("ModelCreated" | "ModelUpdated"), {"spec": spec}):
-            text = f"{_count(spec['replicas'], 'instance')} of {spec['source'].get('path', spec['source']['type'])}"
+            text = f"{_count(spec['replicas'], 'instance')} of {label_in_fact(spec['source'])}"
         case (("WorkerRegistered" | "WorkerInventoryChanged"), {"inventory": inventory}):
             gpus = "".join(f", {count}× {name}" for name, count in _counted(gpu["name"] for gpu in inventory["gpus"]))
             text = f"{_count(inventory['cpu_count'], 'CPU')}, {_size(inventory['memory_total'])}{gpus}"
         case "ModelInspected", {"weights": {"weight_bytes": size, "format": form}, "worker_id": worker}:
             text = f"{_size(size)} of {form} on {names.get(worker, worker)}"
-        case "ModelFileWanted", {"source": {"path": path}, "worker_id": worker}:
-            text = f"{path} on {names.get(worker, worker)}"
+        case (("ModelFileWanted" | "ModelFileRequested"), {"source": source, "worker_id": worker}):
+            size = f", {_size(data['bytes'])}" if data.get("bytes") is not None else ""
+            text = f"{label_in_fact(source)} on {names.get(worker, worker)}{size}"
         case "ModelPeakMeasured", {"gpu": gpu, "gpus": gpus, "peak_vram": vram, "peak_ram": ram}:
             peaks = ((vram, "on each GPU"), (ram, "of RAM"))
             sizes = [f"{_size(size)} {what}" for size, what in peaks if size is not None]

@@ -5,14 +5,14 @@ Nothing is written to the log (docs/decisions/0027).
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from kernel.bus import Bus
-from kernel.errors import Refused, Unavailable
+from kernel.errors import Unavailable
 from schemas.asks import ImageSeen, ImagesSeen, LookForImages, PullImages
 from schemas.ids import WorkerId
 from schemas.images import MOST_WORKERS, ImagesAnswer, ImagesQuestion, WorkerImages
@@ -20,6 +20,7 @@ from schemas.reasons import AgentSilent, Reason
 from schemas.subjects import ask, ask_core
 from services.api.adapters.pulls import pull_document
 from services.api.adapters.reader import Document, Reader
+from services.api.domain.where import Where
 
 DECIDE_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 5.0
@@ -33,15 +34,6 @@ _NOT_PULLED: Final[Document] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Which workers are meant; neither: all that the backend runs on."""
-
-    names: Sequence[str] = ()
-    """Or ids."""
-    labels: Mapping[str, str] | None = None
-
-
 class BackendImages:
     def __init__(self, reader: Reader, bus: Bus) -> None:
         self._reader = reader
@@ -49,7 +41,7 @@ class BackendImages:
 
     async def ask(self, backend: str, version: str | None, where: Where, *, begin: bool) -> Document:
         """How far the images are; `begin`: those that are not there are pulled. Raises Refused (not_found), Unavailable."""
-        workers = await self._meant(where)
+        workers = where.among(await self._reader.workers(), "workers")
         by_id = {worker["id"]: worker for worker in workers}
         is_open = not where.names and where.labels is None
         chosen = await self._chosen(backend, version, [WorkerId(worker_id) for worker_id in by_id], named=not is_open)
@@ -63,20 +55,6 @@ class BackendImages:
 
         items = itertools.chain.from_iterable(await asyncio.gather(*map(told, asked)))
         return {"backend": backend, "version": version, "workers": list(items)}
-
-    async def _meant(self, where: Where) -> list[Document]:
-        workers = await self._reader.workers()
-        if where.labels is not None:
-            return [each for each in workers if where.labels.items() <= each["labels"].items()]
-        if not where.names:
-            return workers
-        found: dict[str, Document] = {}
-        for name in where.names:
-            meant = next((each for each in workers if name in (each["id"], each["name"])), None)
-            if meant is None:
-                raise Refused("not_found", f"there is no worker {name[:80]}", status=404, field="workers")
-            found[meant["id"]] = meant
-        return list(found.values())
 
     async def _chosen(
         self, backend: str, version: str | None, ids: Sequence[WorkerId], *, named: bool

@@ -1,9 +1,10 @@
 """Resources as REST shows them, read from the views of the read models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from sqlalchemy import RowMapping, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,13 +16,20 @@ from kernel.projections.tables import SCHEMA
 from schemas.backends import InferenceBackend, backend_id_of, built_in
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
+from schemas.source_fields import fields_of
+from schemas.sources import Source
 from services.api.adapters.database import UNREACHABLE
+from services.api.adapters.progress import Progress
 from services.api.adapters.pulls import Pulls
+from services.api.domain.downloads import Fetched, far, summed
 from services.api.domain.models import written_as
 
 Document = dict[str, Any]
 PULLING: Final = ("scheduled", "downloading", "starting", "unreachable")
 """States in which an instance may wait for its image."""
+USING: Final = ("scheduled", "downloading", "starting", "running", "unreachable", "stopping")
+"""States in which an instance's files stay where they are."""
+_SOURCE: Final[TypeAdapter[Source]] = TypeAdapter(Source)
 
 _REASONS: Final = f"""COALESCE((SELECT jsonb_agg(jsonb_build_object('worker_id', r.worker_id, 'worker', w.name, 'code', r.code,
  'who', r.who, 'numbers', r.numbers, 'text', r.text, 'since', r.since, 'cause_seq', r.cause_seq) ORDER BY r.position)
@@ -44,23 +52,40 @@ WORKERS: Final = (
     f"SELECT t.*, {_REASONS.format(kind='worker')}, COALESCE((SELECT jsonb_agg(to_jsonb(g) - 'worker_id' ORDER BY g.type,"
     f" g.index) FROM {SCHEMA}.gpus g WHERE g.worker_id = t.id), '[]'::jsonb) AS gpus FROM {SCHEMA}.workers t"
 )
-FILES: Final = (
-    f"SELECT t.*, k.name AS worker_name, {_REASONS.format(kind='file')} FROM {SCHEMA}.files t"
-    f" LEFT JOIN {SCHEMA}.workers k ON k.id = t.worker_id"
+_USERS: Final = (
+    f"SELECT f.file_id, jsonb_agg(jsonb_build_object('id', i.id, 'name', i.name, 'state', i.state, 'model_id', i.model_id)"
+    f" ORDER BY i.name, i.id) AS instances FROM {SCHEMA}.instances i CROSS JOIN LATERAL (SELECT DISTINCT"
+    " jsonb_array_elements_text(m -> 'file_ids') AS file_id FROM jsonb_array_elements(i.members) m) f"
+    f" WHERE i.state IN ({', '.join(map(repr, USING))}) GROUP BY f.file_id"
 )
+FILES: Final = (
+    f"SELECT t.*, k.name AS worker_name, COALESCE(u.instances, '[]'::jsonb) AS instances, {_REASONS.format(kind='file')}"
+    f" FROM {SCHEMA}.files t LEFT JOIN {SCHEMA}.workers k ON k.id = t.worker_id LEFT JOIN ({_USERS}) u ON u.file_id = t.id"
+)
+DOWNLOADING: Final = (
+    "SELECT i.id AS instance_id, i.model_id, t.id, t.worker_id, t.state, t.bytes, t.total"
+    f" FROM {SCHEMA}.instances i CROSS JOIN LATERAL (SELECT DISTINCT jsonb_array_elements_text(m -> 'file_ids') AS file_id"
+    f" FROM jsonb_array_elements(i.members) m) f JOIN {SCHEMA}.files t ON t.id = f.file_id"
+    " WHERE i.state = 'downloading' AND t.source ->> 'type' <> 'local_path'"
+)
+"""What instances wait for; what lies on a worker already is not on its way."""
 
 
 class Reader:
-    def __init__(self, engine: AsyncEngine, high_water: HighWater, pulls: Pulls) -> None:
+    def __init__(self, engine: AsyncEngine, high_water: HighWater, pulls: Pulls, progress: Progress) -> None:
         self._engine = engine
         self._high_water = high_water
         self._pulls = pulls
+        self._progress = progress
 
     async def models(self) -> list[Document]:
-        return [self._model(row) for row in await self._rows(f"{MODELS} ORDER BY t.name, t.id")]
+        rows = await self._rows(f"{MODELS} ORDER BY t.name, t.id")
+        downloads = await self._downloads("model_id") if rows else {}
+        return [self._model(row, downloads) for row in rows]
 
     async def model(self, name_or_id: str) -> Document:
-        return self._model(await self._one(f"{MODELS} WHERE t.id = :key OR t.name = :key", "model", name_or_id))
+        row = await self._one(f"{MODELS} WHERE t.id = :key OR t.name = :key", "model", name_or_id)
+        return self._model(row, await self._downloads("model_id", row["id"]))
 
     async def model_wish(self, name_or_id: str) -> tuple[ModelId, ModelSpec, int]:
         """Id, spec and generation, to write over. Raises Refused (not_found)."""
@@ -77,13 +102,16 @@ class Reader:
 
     async def instances(self, model: str | None = None) -> list[Document]:
         where = " WHERE m.id = :model OR m.name = :model" if model else ""
-        rows = await self._rows(f"{INSTANCES}{where} ORDER BY t.name, t.id", model=model)
-        return [self._instance(row) for row in rows]
+        return await self._instances(await self._rows(f"{INSTANCES}{where} ORDER BY t.name, t.id", model=model))
 
     async def instance(self, name_or_id: str) -> Document:
-        return self._instance(
-            await self._one(f"{INSTANCES} WHERE t.id = :key OR t.name = :key", "instance", name_or_id)
-        )
+        row = await self._one(f"{INSTANCES} WHERE t.id = :key OR t.name = :key", "instance", name_or_id)
+        return (await self._instances([row]))[0]
+
+    async def _instances(self, rows: list[RowMapping]) -> list[Document]:
+        is_any = any(row["state"] == "downloading" for row in rows)
+        downloads = await self._downloads("instance_id") if is_any else {}
+        return [self._instance(row, downloads) for row in rows]
 
     async def workers(self) -> list[Document]:
         return [self._worker(row) for row in await self._rows(f"{WORKERS} ORDER BY t.name, t.id")]
@@ -91,11 +119,32 @@ class Reader:
     async def worker(self, name_or_id: str) -> Document:
         return self._worker(await self._one(f"{WORKERS} WHERE t.id = :key OR t.name = :key", "worker", name_or_id))
 
-    async def files(self) -> list[Document]:
-        return [self._file(row) for row in await self._rows(f"{FILES} ORDER BY t.id")]
+    async def files(
+        self, worker: str | None = None, model: str | None = None, state: str | None = None
+    ) -> list[Document]:
+        """`model`: those that its instances run from, or are to."""
+        conditions = {
+            "t.worker_id = :worker OR k.name = :worker": worker,
+            f"EXISTS (SELECT 1 FROM jsonb_array_elements(u.instances) each JOIN {SCHEMA}.models m ON"
+            " m.id = each ->> 'model_id' WHERE m.id = :model OR m.name = :model)": model,
+            "t.state = :state": state,
+        }
+        wanted = [f"({condition})" for condition, value in conditions.items() if value is not None]
+        where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
+        given = {"worker": worker, "model": model, "state": state}
+        rows = await self._rows(
+            f"{FILES}{where} ORDER BY k.name, t.worker_id, t.created_at, t.id",
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        return [self._file(row) for row in rows]
 
     async def file(self, file_id: str) -> Document:
         return self._file(await self._one(f"{FILES} WHERE t.id = :key", "file", file_id))
+
+    async def file_source(self, file_id: str) -> tuple[Document, Source]:
+        """With the source as it is. Raises Refused (not_found)."""
+        row = await self._one(f"{FILES} WHERE t.id = :key", "file", file_id)
+        return self._file(row), _SOURCE.validate_python(row["source"])
 
     async def backends(self) -> dict[str, InferenceBackend]:
         """All that there are, by name: an operator's take the place of built-in ones."""
@@ -162,15 +211,30 @@ class Reader:
         rows = await self._rows(f"SELECT name, created_at FROM {SCHEMA}.models ORDER BY name")
         return [(row["name"], row["created_at"]) for row in rows]
 
+    async def _downloads(self, by: str, model_id: str | None = None) -> dict[str, Document]:
+        """How far the files are that instances wait for, together: of each instance, or of each model."""
+        rows = await self._rows(
+            DOWNLOADING + ("" if model_id is None else " AND i.model_id = :model"),
+            **({} if model_id is None else {"model": model_id}),
+        )
+        files: dict[str, dict[str, Fetched]] = {}
+        for row in rows:
+            files.setdefault(row[by], {})[row["id"]] = self._fetched(row)
+        return {waiting: found for waiting, each in files.items() if (found := summed(each.values())) is not None}
+
+    def _fetched(self, row: RowMapping) -> Fetched:
+        return Fetched(row["state"], row["bytes"], row["total"], self._progress.of(row["worker_id"], row["id"]))
+
     # -- documents ----------------------------------------------------------------------------------------------------
 
-    def _model(self, row: RowMapping) -> Document:
+    def _model(self, row: RowMapping, downloads: Mapping[str, Document]) -> Document:
         return spec_document(ModelSpec.model_validate(row["spec"] | {"replicas": row["replicas"]})) | {
             "id": row["id"],
             "state": row["state"],
             "since": _iso(row["since"]),
             "ready_replicas": row["running"],
             "reasons": row["reasons"],
+            "download": downloads.get(row["id"]),
             "quarantined": row["quarantined"],
             "generation": str(self._position(row["generation"])),
             "observed_generation": str(self._position(row["observed_generation"])),
@@ -178,7 +242,7 @@ class Reader:
             "updated_at": _iso(row["updated_at"]),
         }
 
-    def _instance(self, row: RowMapping) -> Document:
+    def _instance(self, row: RowMapping, downloads: Mapping[str, Document]) -> Document:
         members: list[Mapping[str, Any]] = row["members"]
         leader: Mapping[str, Any] = members[0] if members else {}
         return {
@@ -217,6 +281,7 @@ class Reader:
             "image": row["image"],
             "image_digest": row["image_digest"],
             "pulls": self._pulls.of(row["id"], row["attempt"]) if row["state"] in PULLING else [],
+            "download": downloads.get(row["id"]) if row["state"] == "downloading" else None,
             "why": row["why"],
             "unlisted": row["unlisted"],
             "restart_count": row["restarts"],
@@ -237,14 +302,20 @@ class Reader:
             "drained_at": _iso(row["drained_at"]),
         }
 
-    @staticmethod
-    def _file(row: RowMapping) -> Document:
-        hidden = {"seq", "cause_seq", "since", "source"}
-        return {key: value for key, value in row.items() if key not in hidden} | {
-            "source": row["source"]["type"],
-            "local_path": row["source"].get("path"),
-            "since": _iso(row["since"]),
-        }
+    def _file(self, row: RowMapping) -> Document:
+        hidden = {"seq", "cause_seq", "since", "source", "request", "created_at", "bytes", "total"}
+        users: Iterable[Mapping[str, Any]] = row["instances"]
+        return (
+            {key: value for key, value in row.items() if key not in hidden}
+            | fields_of(_SOURCE.validate_python(row["source"]))
+            | far(self._fetched(row))
+            | {
+                "requested": row["request"] is not None,
+                "instances": [{"id": each["id"], "name": each["name"], "state": each["state"]} for each in users],
+                "since": _iso(row["since"]),
+                "created_at": _iso(row["created_at"]),
+            }
+        )
 
     def _position(self, sequence: int) -> Position:
         return Position(max(self._high_water.mark.generation, 1), sequence)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,8 @@ from schemas.facts import (
     InstanceDeletionRequested,
     ModelCreated,
     ModelDeleted,
+    ModelFileDeletionRequested,
+    ModelFileRequested,
     ModelQuarantineCleared,
     ModelRenamed,
     ModelScaled,
@@ -38,7 +40,7 @@ from schemas.facts import (
     read,
 )
 from schemas.facts.base import Fact
-from schemas.ids import TOKEN_PATTERN, InstanceId, ModelId, WorkerId
+from schemas.ids import TOKEN_PATTERN, FileId, InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
 from schemas.subjects import api_facts_about, api_part_of, name_token, parse_fact_subject
 from services.api.adapters.database import UNREACHABLE
@@ -203,6 +205,32 @@ class Writer:
         (sequence,) = await self._append(caller, (fact, _part_of(model_id, before.name, expected)))
         return await self._acknowledge(model_id, sequence, before)
 
+    async def files_requested_before(self, caller: Caller) -> tuple[list[ModelFileRequested], Written] | None:
+        """What the same command asked for, when that is projected. Raises Refused (idempotency_key_reused), Unavailable."""
+        if not (events := await self._projected_events(caller)):
+            return None
+        facts = [read(event.envelope) for event in events]
+        answer = await self._as_before(events[-1], caller, projected=True)
+        return [fact for fact in facts if isinstance(fact, ModelFileRequested)], answer
+
+    async def ask_for_files(
+        self, facts: Sequence[ModelFileRequested | ModelFileDeletionRequested], caller: Caller
+    ) -> Written:
+        """All or none: what a user asks last of a file is what is wanted of it. Raises Unavailable."""
+        self._check_behind()
+        for _ in range(TRIES):
+            guards = await asyncio.gather(*(self._file_guard(fact.file_id) for fact in facts))
+            try:
+                sequences = await self._append(caller, *zip(facts, guards, strict=True))
+            except Conflict:
+                continue
+            return await self._acknowledge(facts[0].file_id, sequences[-1])
+        raise Unavailable("too many writers want something of these files at once; try again")
+
+    async def _file_guard(self, file_id: FileId) -> Guard:
+        subject = api_part_of("file", file_id)
+        return Guard(subject, await self._log.last_sequence_of(subject))
+
     async def put_backend(self, backend: InferenceBackend, expected: int | None, caller: Caller) -> Written:
         """Over generation `expected`; 0: there is none. None: over whatever is there.
 
@@ -292,24 +320,27 @@ class Writer:
 
     async def _projected(self, caller: Caller) -> Written | None:
         """What the same command came to, when it is in `event_log`. Raises Refused (idempotency_key_reused), Unavailable."""
-        if caller.command_id is None:
+        if not (events := await self._projected_events(caller)):
             return None
+        return await self._as_before(events[-1], caller, projected=True)
+
+    async def _projected_events(self, caller: Caller) -> list[Stored]:
+        """All that have this command's key, as far as they are in `event_log`. Raises Unavailable."""
+        if caller.command_id is None:
+            return []
         key = caller.command_id.partition(".")[0]
         try:
             async with asyncio.timeout(2), self._engine.connect() as connection:
                 rows = await connection.execute(
                     text(
                         f"SELECT seq, body FROM {SCHEMA}.event_log"
-                        " WHERE command_id >= :low AND command_id < :high ORDER BY seq DESC LIMIT 1"
+                        " WHERE command_id >= :low AND command_id < :high ORDER BY seq"
                     ),
                     {"low": f"{key}.", "high": f"{key}/"},
                 )
-                found = rows.one_or_none()
+                return [Stored(row.seq, "", row.body) for row in rows]
         except (DBAPIError, *UNREACHABLE) as error:
             raise Unavailable("PostgreSQL is away; nothing was written") from error
-        if found is None:
-            return None
-        return await self._as_before(Stored(found.seq, "", found.body), caller, projected=True)
 
     async def _durable(self, caller: Caller, model: str) -> Written | None:
         """What the same command came to, when it is in the log. Raises Refused (idempotency_key_reused), Unavailable."""

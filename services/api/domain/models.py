@@ -5,6 +5,7 @@ from typing import Any
 from schemas.facts import ModelScaled, ModelUpdated
 from schemas.ids import ModelId
 from schemas.models import ModelSpec
+from schemas.source_fields import fields_of
 
 
 def changed(model_id: ModelId, before: ModelSpec, after: ModelSpec) -> ModelUpdated | ModelScaled | None:
@@ -20,19 +21,14 @@ def written_as(spec: ModelSpec) -> dict[str, Any]:
     """A wish as it would be sent: the sources' fields beside the others, as the peer's API has them."""
     document = spec.model_dump(mode="json", exclude={"source", "lora_list", "speculative_config"})
     speculation = spec.speculative_config
-    return document | {
-        "source": spec.source.type,
-        "local_path": spec.source.path,
-        "lora_list": [
-            {"lora_name": lora.lora_name, "source": lora.source.type, "local_path": lora.source.path}
-            for lora in spec.lora_list
-        ],
-        "speculative_config": None
-        if speculation is None
-        else {
-            "algorithm": speculation.algorithm,
-            "source": speculation.draft_model.type if speculation.draft_model else None,
-            "local_path": speculation.draft_model.path if speculation.draft_model else None,
-            "draft_tokens": speculation.draft_tokens,
-        },
-    }
+    return (
+        document
+        | fields_of(spec.source)
+        | {
+            "lora_list": [{"lora_name": lora.lora_name} | fields_of(lora.source) for lora in spec.lora_list],
+            "speculative_config": None
+            if speculation is None
+            else {"algorithm": speculation.algorithm, "draft_tokens": speculation.draft_tokens}
+            | fields_of(speculation.draft_model),
+        }
+    )

@@ -30,9 +30,14 @@ from schemas.facts import (
     ModelDegraded,
     ModelDeleted,
     ModelEnded,
+    ModelFileDeleted,
+    ModelFileDeleting,
+    ModelFileDeletionRefused,
+    ModelFileDeletionRequested,
     ModelFileFailed,
     ModelFileForgotten,
     ModelFileReady,
+    ModelFileRequested,
     ModelFileWanted,
     ModelInspected,
     ModelPeakMeasured,
@@ -61,13 +66,14 @@ from schemas.facts import (
     WorkerUnreachable,
 )
 from schemas.facts.backend import BackendFact
+from schemas.facts.file import FileFact
 from schemas.facts.instance import InstanceFact
 from schemas.facts.worker import WorkerFact
 from schemas.models import Inventory
 from schemas.reasons import ReasonBase
 from services.api.projections.tables import TABLES
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Raised by hand whenever the same facts would give other rows."""
 
 
@@ -101,7 +107,7 @@ class FleetProjection:
                 return _quarantine(fact, happened)
             case ModelPending() | ModelDegraded() | ModelReady():
                 return _model_state(fact, happened)
-            case ModelFileWanted() | ModelFileReady() | ModelFileFailed() | ModelFileForgotten():
+            case FileFact():
                 return _file(fact, happened)
             case SchedulerElected():
                 return ()
@@ -414,12 +420,13 @@ def _instance(fact: InstanceFact, happened: Happened) -> Iterable[Change]:
             raise AssertionError(f"the projection does not know {fact.type}")
 
 
-def _file(
-    fact: ModelFileWanted | ModelFileReady | ModelFileFailed | ModelFileForgotten, happened: Happened
-) -> Iterable[Change]:
+def _file(fact: FileFact, happened: Happened) -> Iterable[Change]:
     key = (fact.file_id,)
     no_reasons = reason_rows("file", fact.file_id, (), happened)
+    touched: Row = {"seq": happened.sequence}
     match fact:
+        case ModelFileRequested() | ModelFileDeletionRequested():
+            return (Patch("files", key, touched),)
         case ModelFileWanted():
             row: Row = {
                 "id": fact.file_id,
@@ -427,18 +434,33 @@ def _file(
                 "source": fact.source.model_dump(mode="json"),
                 "commit": fact.commit,
                 "bytes": None,
+                "total": fact.bytes,
                 "paths": [],
+                "model_path": None,
+                "digest": None,
+                "request": fact.request,
+                "created_at": happened.iso,
             }
             return (Put("files", row | _state("wanted", happened)), no_reasons)
         case ModelFileReady():
-            columns: Row = {"bytes": fact.bytes, "paths": list(fact.paths)}
+            columns: Row = {
+                "bytes": fact.bytes,
+                "total": fact.bytes,
+                "paths": list(fact.paths),
+                "model_path": fact.model_path,
+                "digest": fact.digest,
+            }
             return (Patch("files", key, columns | _state("ready", happened)), no_reasons)
         case ModelFileFailed():
             return (
-                Patch("files", key, _state("error", happened)),
+                Patch("files", key, {"bytes": None} | _state("error", happened)),
                 reason_rows("file", fact.file_id, fact.reasons, happened),
             )
-        case ModelFileForgotten():
+        case ModelFileDeletionRefused():
+            return (Patch("files", key, touched), reason_rows("file", fact.file_id, fact.reasons, happened))
+        case ModelFileDeleting():
+            return (Patch("files", key, {"bytes": None} | _state("deleting", happened)), no_reasons)
+        case ModelFileDeleted() | ModelFileForgotten():
             return (Drop("files", key), no_reasons)
         case _:
-            assert_never(fact)
+            raise AssertionError(f"the projection does not know {fact.type}")

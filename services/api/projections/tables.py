@@ -131,9 +131,17 @@ files: Final = Table(
     Column("state", Text, nullable=False),
     _instant("since", nullable=False),
     Column("cause_seq", BigInteger, nullable=False),
-    Column("bytes", BigInteger, nullable=True),
+    Column("bytes", BigInteger, nullable=True, comment="Of what is on the disk; NULL until it is ready."),
+    Column("total", BigInteger, nullable=True, comment="As far as it is known before they are there."),
     Column("paths", JSONB, nullable=False),
+    Column("model_path", Text, nullable=True),
+    Column("digest", Text, nullable=True),
+    Column(
+        "request", BigInteger, nullable=True, comment="The user's request that it answers; NULL: instances want it."
+    ),
+    _instant("created_at", nullable=False),
     Column("seq", BigInteger, nullable=False),
+    Index("files_worker", "worker_id"),
 )
 
 reasons: Final = Table(

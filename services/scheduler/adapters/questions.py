@@ -5,7 +5,7 @@ A question over a fleet of its own, or about many replicas, is answered in a thr
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -19,8 +19,8 @@ from schemas.ids import WorkerId
 from schemas.images import ImagesAnswer, ImagesQuestion
 from schemas.models import ModelWeights
 from schemas.placements import ModelPlacementQuestion, PlacementAnswer, PlacementQuestion
-from schemas.reasons import Reason
-from schemas.sources import LocalPath
+from schemas.reasons import OF_A_WORKERS_HUB, Reason
+from schemas.sources import LocalPath, Source
 from schemas.subjects import ask, ask_core
 from services.scheduler.domain.core import Core
 from services.scheduler.domain.images import images_on
@@ -29,6 +29,10 @@ from services.scheduler.domain.plan import explain, known_weights, plan, plan_of
 log = logging.getLogger(__name__)
 
 INSPECTION_SECONDS: Final = 5.0
+HUB_INSPECTION_SECONDS: Final = 15.0
+"""Of one worker; a hub is further away than a disk."""
+HUB_SECONDS: Final = 45.0
+"""Of all that are asked; the api waits for 60."""
 MOST_ASKED: Final = 8
 """Workers whose downloaders are asked what a model weighs that nobody has deployed."""
 LARGE: Final = 4
@@ -70,8 +74,9 @@ class Questions:
                 answer = await asyncio.to_thread(plan_offline, question)
             return _within_limits(answer)
         weights, unusable = weights_of(question), ()
-        if weights is None and question.facts is None and question.model.local_path is not None:
-            weights, unusable = await self._look(LocalPath(path=question.model.local_path))
+        source = question.model.to_source()
+        if weights is None and question.facts is None and source is not None:
+            weights, unusable = await self._look(source)
         fleet = self._core.fleet
         answer_of = partial(
             plan, question, unusable=unusable, claims=self._core.placing.claims_on, backends=fleet.all_backends()
@@ -83,12 +88,14 @@ class Questions:
             answer = await asyncio.to_thread(answer_of, machines, weights)
         return _within_limits(answer)
 
-    async def _look(self, source: LocalPath) -> tuple[ModelWeights | None, tuple[Reason, ...]]:
+    async def _look(self, source: Source) -> tuple[ModelWeights | None, tuple[Reason, ...]]:
         """What the files weigh: as it is known, else as the first of a few workers says that has them."""
         if (known := known_weights(self._core.fleet, source)) is not None:
             return known, ()
         ready = [machine.id for machine in self._core.fleet.machines if machine.state == "ready"][:MOST_ASKED]
-        answers = await asyncio.gather(*(self._inspect(worker_id, source) for worker_id in ready))
+        if not isinstance(source, LocalPath):
+            return await self._look_at_a_hub(ready, source)
+        answers = await asyncio.gather(*(self._inspect(worker_id, source, INSPECTION_SECONDS) for worker_id in ready))
         weights = next((answer.weights for answer in answers if answer.weights is not None), None)
         return weights, () if weights is not None else tuple(
             reason.model_copy(update={"worker_id": worker_id})
@@ -96,10 +103,28 @@ class Questions:
             for reason in answer.reasons
         )
 
-    async def _inspect(self, worker_id: WorkerId, source: LocalPath) -> ModelInspection:
+    async def _look_at_a_hub(
+        self, workers: Iterable[WorkerId], source: Source
+    ) -> tuple[ModelWeights | None, tuple[Reason, ...]]:
+        """One worker after the other until one knows: its repositories are the same for all, and nobody asks it twice for that."""
+        said: list[Reason] = []
+        ends_at = asyncio.get_running_loop().time() + HUB_SECONDS
+        for worker_id in workers:
+            seconds = min(HUB_INSPECTION_SECONDS, ends_at - asyncio.get_running_loop().time())
+            if seconds <= 0:
+                break
+            answer = await self._inspect(worker_id, source, seconds)
+            if answer.weights is not None:
+                return answer.weights, ()
+            if about := tuple(reason for reason in answer.reasons if reason.code not in OF_A_WORKERS_HUB):
+                return None, about
+            said += (reason.model_copy(update={"worker_id": worker_id}) for reason in answer.reasons)
+        return None, tuple(said)
+
+    async def _inspect(self, worker_id: WorkerId, source: Source, seconds: float) -> ModelInspection:
         try:
             question = InspectModel(source=source).model_dump_json().encode()
-            message = await self._bus.request(ask(worker_id, "inspect"), question, timeout_seconds=INSPECTION_SECONDS)
+            message = await self._bus.request(ask(worker_id, "inspect"), question, timeout_seconds=seconds)
             return ModelInspection.model_validate_json(message.data)
         except (Unavailable, ValidationError) as error:
             log.debug("%s does not say what %s weighs: %s", worker_id, source.label, error)

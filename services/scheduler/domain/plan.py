@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from schemas.backends import InferenceBackend, built_in
 from schemas.ids import ModelId, WorkerId
-from schemas.models import Claim, Gpu, Inventory, ModelSpec, ModelWeights, Parallelism
+from schemas.models import Claim, Gpu, Inventory, ModelSpec, ModelWeights, Parallelism, Pinned
 from schemas.placements import (
     AnswerMeasured,
     AnswerNeeds,
@@ -18,6 +18,7 @@ from schemas.placements import (
     PlacementQuestion,
 )
 from schemas.reasons import Reason, WeightsUnknown
+from schemas.source_fields import ALL as SOURCE_FIELDS
 from schemas.sources import LocalPath, Source
 from schemas.value import MOST_BYTES
 from services.scheduler.domain import explanation
@@ -71,7 +72,8 @@ def plan(
         told = tuple(explanation.placement(request, placed, names) for placed in placements)
         return PlacementAnswer(placed=True, placements=told, needs=needs, summary=explanation.placed_in_words(told))
     if weights is None:
-        why = tuple(unusable) or (WeightsUnknown(path=question.model.local_path or ""),)
+        source = question.model.to_source()
+        why = tuple(unusable) or (WeightsUnknown(path="" if source is None else source.label),)
         refused = replace(
             refused,
             request=(*refused.request, *why),
@@ -139,8 +141,8 @@ class _Sandbox:
 
 
 def spec_of(model: AskedModel) -> ModelSpec:
-    fields = model.model_dump(exclude={"source", "local_path"})
-    return ModelSpec.model_validate(fields | {"source": LocalPath(path=model.local_path or "/")})
+    fields = model.model_dump(exclude=set(SOURCE_FIELDS))
+    return ModelSpec.model_validate(fields | {"source": model.to_source() or LocalPath(path="/")})
 
 
 def weights_of(question: PlacementQuestion) -> ModelWeights | None:
@@ -215,15 +217,26 @@ def _token(name: str) -> str:
 
 
 def known_weights(fleet: Fleet, source: Source) -> ModelWeights | None:
-    """What some model from the same files was found to weigh."""
+    """What some model from the same files was found to weigh: of a hub's, also of those that the revision was pinned to."""
     for model_id, model in fleet.models.items():
         wish = fleet.wishes.get(model_id)
-        if wish is None or wish.spec.source != source:
+        if wish is None:
             continue
         for _, inspection in sorted(model.inspections.items()):
-            if inspection.question.source == source and inspection.weights is not None:
-                return inspection.weights
+            weights = inspection.weights
+            if weights is None or inspection.question.source != wish.spec.source:
+                continue
+            own = next((each for each in weights.pinned if each.source == wish.spec.source), None)
+            if wish.spec.source == source or (own is not None and _is_pinned(source, own)):
+                return weights
     return None
+
+
+def _is_pinned(source: Source, own: Pinned) -> bool:
+    """Is this the commit that a hub's branch was pinned to?"""
+    if isinstance(source, LocalPath) or isinstance(own.source, LocalPath):
+        return False
+    return source.revision == own.commit and source == own.source.model_copy(update={"revision": own.commit})
 
 
 def explain(placing: Placing, fleet: Fleet, model_id: ModelId) -> ModelPlacement:

@@ -10,8 +10,9 @@ from schemas.backends import info_of, knows_version
 from schemas.reasons import BackendDisabled, BackendVersionUnknown
 from services.api.adapters.http.requests import Body, Label, Text, refusal_of
 from services.api.adapters.http.respond import json_response
-from services.api.adapters.images import BackendImages, Where
+from services.api.adapters.images import BackendImages
 from services.api.adapters.reader import Reader
+from services.api.domain.where import Where
 
 Version = Annotated[Text, Field(min_length=1, max_length=64)]
 WorkerNames = Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)]], Field(max_length=1000)]

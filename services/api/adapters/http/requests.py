@@ -3,7 +3,7 @@
 import posixpath
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -12,7 +12,8 @@ from schemas.backends import InferenceBackend
 from schemas.ids import NAME_PATTERN
 from schemas.models import Category, ModelSpec
 from schemas.reasons import Reason
-from schemas.sources import LocalPath
+from schemas.source_fields import ALL, Pattern, SourceFields, SourceKind, changed_fields
+from schemas.sources import Repository, Revision
 from schemas.wanted import wanted_of
 from services.api.domain.models import written_as
 
@@ -54,17 +55,20 @@ def _absolute(path: str) -> str:
 LocalFiles = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 
 
-class LoraFields(Body):
-    lora_name: Name
-    source: Literal["local_path"] = "local_path"
-    local_path: LocalFiles
-
-
-class SpeculationFields(Body):
-    algorithm: Literal["draft_model", "eagle3", "mtp", "ngram"]
-    source: Literal["local_path"] | None = None
+class Files(SourceFields, Body):
     local_path: LocalFiles | None = None
-    """Of the draft model."""
+
+
+class LoraFields(Files):
+    lora_name: Name
+
+
+class SpeculationFields(Files):
+    """Its source is that of the draft model."""
+
+    needs_source: ClassVar[bool] = False
+    algorithm: Literal["draft_model", "eagle3", "mtp", "ngram"]
+    source: SourceKind | None = None  # pyright: ignore[reportIncompatibleVariableOverride] - there need not be one
     draft_tokens: Annotated[int, Field(ge=1, le=64, strict=True)] | None = None
 
 
@@ -85,11 +89,10 @@ class ClaimFields(Body):
     ram: Size | None = None
 
 
-class ModelFields(Body):
+class ModelFields(Files):
     description: Text = ""
     replicas: Replicas = 1
-    source: Literal["local_path"] = "local_path"
-    local_path: Annotated[LocalFiles, Field(examples=["/models/qwen3-8b-q4_k_m.gguf"])]
+    local_path: Annotated[LocalFiles | None, Field(examples=["/models/qwen3-8b-q4_k_m.gguf"])] = None
     backend: Annotated[Text, Field(min_length=1, max_length=64, examples=["vLLM"])] = "llama.cpp"
     backend_version: Annotated[Text, Field(max_length=64)] | None = None
     backend_parameters: Annotated[list[Argument], Field(max_length=256, examples=[["--ctx-size=4096"]])] = []
@@ -130,15 +133,13 @@ class ModelFields(Body):
         """
         if (backend := backends.get(self.backend)) is not None:
             self._check_backend(backend)
-        fields = self.model_dump(exclude={"source", "local_path", "name", "lora_list", "speculative_config"})
+        fields = self.model_dump(exclude={*ALL, "name", "lora_list", "speculative_config"})
         spec = ModelSpec.model_validate(
             fields
             | {
                 "name": name,
-                "source": LocalPath(path=self.local_path),
-                "lora_list": [
-                    {"lora_name": lora.lora_name, "source": LocalPath(path=lora.local_path)} for lora in self.lora_list
-                ],
+                "source": self.to_source(),
+                "lora_list": [{"lora_name": lora.lora_name, "source": lora.to_source()} for lora in self.lora_list],
                 "speculative_config": _speculation(self.speculative_config),
             }
         )
@@ -175,6 +176,12 @@ class ChangeModel(Body):
     name: Name | None = None
     description: Text | None = None
     replicas: Replicas | None = None
+    source: SourceKind | None = None
+    huggingface_repo_id: Repository | None = None
+    huggingface_filename: Pattern | None = None
+    model_scope_model_id: Repository | None = None
+    model_scope_file_path: Pattern | None = None
+    revision: Revision | None = None
     local_path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     backend_version: Annotated[Text, Field(max_length=64)] | None = None
     backend_parameters: Annotated[list[Argument], Field(max_length=256)] | None = None
@@ -200,7 +207,8 @@ class ChangeModel(Body):
         """The whole new wish, checked like a new one. Raises pydantic's ValidationError, Refused."""
         before = written_as(spec)
         given = self.model_dump(exclude_unset=True)
-        after = CreateModel.model_validate(before | given)
+        others = {name: value for name, value in (before | given).items() if name not in ALL}
+        after = CreateModel.model_validate(others | changed_fields(before, given))
         return after.spec(after.name, backends)
 
 
@@ -215,5 +223,8 @@ class ChangeWorker(Body):
 def _speculation(fields: SpeculationFields | None) -> dict[str, Any] | None:
     if fields is None:
         return None
-    draft = LocalPath(path=fields.local_path) if fields.local_path is not None else None
-    return {"algorithm": fields.algorithm, "draft_model": draft, "draft_tokens": fields.draft_tokens}
+    return {
+        "algorithm": fields.algorithm,
+        "draft_model": fields.to_source(),
+        "draft_tokens": fields.draft_tokens,
+    }

@@ -1,4 +1,4 @@
-"""REST /v2: models, instances, workers, files, and what happened to each."""
+"""REST /v2: models, instances, workers, and what happened to each."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -35,18 +35,7 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
     placements = Placements(reader, bus)
 
     async def wait(min_seq: str | None) -> None:
-        if min_seq is None:
-            return
-        try:
-            position = Position.parse(min_seq)
-        except ValueError as error:
-            raise Refused("invalid_position", str(error), field="min_seq") from error
-        if position.generation > max(high_water.mark.generation, 1):
-            raise Refused("invalid_position", "this position is of a log that does not exist yet", field="min_seq")
-        if position.generation == high_water.mark.generation and not await high_water.wait_for(
-            position.sequence, timeout_seconds=MIN_SEQ_SECONDS
-        ):
-            raise Unavailable(f"{min_seq} is not projected yet")
+        await wait_for(high_water, min_seq)
 
     def listed(items: list[Document]) -> Response:
         return json_response({"items": items, "seq": str(high_water.position)})
@@ -194,7 +183,7 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
             return listed(events)
         return listed(await reader.timeline("instance", instance))
 
-    # -- workers and files ---
+    # -- workers ---
 
     @router.get("/workers", summary="All workers")
     async def list_workers(min_seq: MinSeq = None) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -227,17 +216,23 @@ def make_router(reader: Reader, writer: Writer, high_water: HighWater, bus: Bus)
             raise Refused("worker_is_ready", f"{found['name']} is ready: stop its agent first", status=409)
         return written(await writer.remove_worker(WorkerId(found["id"]), await caller_of(request, None)), 200)
 
-    @router.get("/model-files", summary="Model files on workers")
-    async def list_files(min_seq: MinSeq = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await wait(min_seq)
-        return listed(await reader.files())
-
-    @router.get("/model-files/{file}", summary="One file resource")
-    async def get_file(file: str, min_seq: MinSeq = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await wait(min_seq)
-        return json_response(await reader.file(file))
-
     return router
+
+
+async def wait_for(high_water: HighWater, min_seq: str | None) -> None:
+    """Until this position is projected. Raises Refused (invalid_position), Unavailable."""
+    if min_seq is None:
+        return
+    try:
+        position = Position.parse(min_seq)
+    except ValueError as error:
+        raise Refused("invalid_position", str(error), field="min_seq") from error
+    if position.generation > max(high_water.mark.generation, 1):
+        raise Refused("invalid_position", "this position is of a log that does not exist yet", field="min_seq")
+    if position.generation == high_water.mark.generation and not await high_water.wait_for(
+        position.sequence, timeout_seconds=MIN_SEQ_SECONDS
+    ):
+        raise Unavailable(f"{min_seq} is not projected yet")
 
 
 async def caller_of(request: Request, idempotency_key: str | None) -> Caller:
