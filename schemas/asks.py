@@ -1,15 +1,15 @@
 """Questions to a worker and their answers: `muster.ask.<worker>.<verb>`, core NATS request and reply. All but `pull` change nothing."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from schemas.ids import InstanceId
+from schemas.ids import FileId, InstanceId
 from schemas.models import ModelWeights
 from schemas.reasons import Reason
 from schemas.reports import PullSeen
 from schemas.sources import Source
-from schemas.value import Instant, Value
+from schemas.value import Bytes, Instant, Value
 
 
 class InspectModel(Value):
@@ -106,3 +106,46 @@ class ServiceLines(Value):
     lines: tuple[ServiceLine, ...]
     after: str
     skipped: int = 0
+
+
+MOST_SHARED_BYTES: Final = 512 * 1024
+"""Of one answer: it must fit into a message."""
+
+
+class AskShare(Value):
+    """Verb `share`, answered by a downloader to another one: may I have these files, and which of them are there?"""
+
+    file_id: FileId
+    known: Annotated[int, Field(ge=-1)] = -1
+    """So many files were there at the last answer: one is waited for that says more."""
+    wait_seconds: Annotated[float, Field(ge=0, le=30)] = 0.0
+
+
+class SharedFile(Value):
+    name: str
+    size: Bytes
+    sha256: str | None = None
+    is_there: bool = False
+
+
+class Shared(Value):
+    """What a downloader has of these files. Nothing, where it has none, or shares none."""
+
+    state: Literal["none", "coming", "whole"] = "none"
+    files: tuple[SharedFile, ...] = ()
+    weights: tuple[str, ...] = ()
+    model: str | None = None
+    directory: str = ""
+    addresses: tuple[str, ...] = ()
+    port: int | None = None
+    ticket: str | None = Field(default=None, repr=False)
+    """For these files, for an hour."""
+
+
+class ReadShared(Value):
+    """Verb `share-bytes`, answered by a downloader to another one with the bytes themselves; with none where it can't."""
+
+    file_id: FileId
+    name: str
+    offset: Bytes
+    length: Annotated[int, Field(ge=1, le=MOST_SHARED_BYTES)]

@@ -38,6 +38,8 @@ class Neighbour(Value):
 
     worker_id: WorkerId
     file_id: FileId
+    address: str
+    """Of the worker; where it can't be reached, files go through the bus."""
     ready: bool
 
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from schemas.ids import FileId, WorkerId
 from schemas.value import Value
@@ -91,7 +91,20 @@ class ModelScope(Hub):
 
 
 HubSource = HuggingFace | ModelScope
-Source = Annotated[LocalPath | HuggingFace | ModelScope, Field(discriminator="type")]
+
+
+def _type_of(source: Any) -> str | None:
+    """A source that does not say is a path: all were, once."""
+    found: Any = cast("dict[str, Any]", source).get("type", "local_path") if isinstance(source, dict) else source.type
+    return found if isinstance(found, str) else None
+
+
+Source = Annotated[
+    Annotated[LocalPath, Tag("local_path")]
+    | Annotated[HuggingFace, Tag("huggingface")]
+    | Annotated[ModelScope, Tag("model_scope")],
+    Discriminator(_type_of),
+]
 
 
 def file_id_of(source: Source, commit: str | None, worker_id: WorkerId) -> FileId:

@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from kernel.process import retry_until_connected
 from kernel.settings import BadSettings
 from kernel.trail import Trail, Trailing
 from schemas.asks import ImagesSeen, LogLines, LookForImages, PullImages, TailLog
-from schemas.assignment import Assigned, AssignedInstance
+from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import WorkerId
 from schemas.models import Inventory
 from schemas.reasons import BackendNotAvailable, MachineRestarted, NeedNotAllowed, OutOfMemory, Reason, WorkerShutDown
@@ -55,6 +55,7 @@ from services.agent.domain.diagnosis import LINES_OF_EVIDENCE, diagnose, evidenc
 from services.agent.domain.engine_metrics import normalised
 from services.agent.domain.engines.command import command_of
 from services.agent.domain.engines.keys import asks_for
+from services.agent.domain.engines.local import local
 from services.agent.domain.engines.start import Start
 from services.agent.domain.gpu_access import AssignedGpu, as_process, gpu_access
 from services.agent.domain.health import Health, IllReport, ill_report
@@ -269,7 +270,8 @@ class AgentProcess:
         if self._settings.runtime == "docker":
             from services.agent.adapters.own_container import check_shared  # noqa: PLC0415 - the SDK, as above
 
-            await asyncio.to_thread(check_shared, self._settings.data_dir.absolute(), self._settings.docker_host)
+            for path in dict.fromkeys((self._settings.data_dir, self._settings.cache)):
+                await asyncio.to_thread(check_shared, path.absolute(), self._settings.docker_host)
 
     # -- the assignment -----------------------------------------------------------------------------------------------
 
@@ -297,15 +299,17 @@ class AgentProcess:
                 watched = Watched(EngineId(instance.instance_id, instance.attempt), rank=instance.rank)
                 self._engines[watched.id] = watched
                 self._report(watched)
-            paths = {file.file_id: file.paths for file in document.files}
+            there = {file.file_id: file for file in document.files}
             for instance in todo.start:
-                files = tuple(path for file_id in instance.files for path in paths.get(file_id, ()))
-                await self._start(instance, files)
+                await self._start(instance, [there[file_id] for file_id in instance.files if file_id in there])
 
-    async def _start(self, instance: AssignedInstance, files: tuple[str, ...]) -> None:
+    async def _start(self, instance: AssignedInstance, there: Sequence[AssignedFile]) -> None:
+        """`there`: the instance's files, the model's first."""
         engine = EngineId(instance.instance_id, instance.attempt)
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
         try:
+            instance = instance.model_copy(update={"launch": local(instance.launch, there)})
+            files = there[0].paths if there else ()
             key = self._keys.of_attempt(instance)
             command = await self._command(instance, files, key)
             if self._settings.engine_memory_limit:
@@ -571,7 +575,9 @@ class AgentProcess:
             backends["llama.cpp"] = bundled_version()
         handles = [engine.handle for engine in await self._runtime.list()]
         detect = (lambda: self._detector.gpus(handles)) if self._can_use_gpus else no_gpus
-        found = await asyncio.to_thread(read_inventory, self._settings.inventory, backends, detect)
+        found = await asyncio.to_thread(
+            read_inventory, self._settings.inventory, backends, detect, self._settings.cache
+        )
         told = {"reach": self._settings.reach} if self._settings.reach != "auto" else {}
         return found.model_copy(update=told if self._settings.runtime == "process" else {**told, "runtime": "docker"})
 

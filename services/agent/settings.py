@@ -16,6 +16,10 @@ BUILT_IN_LLAMA_CPP = f"{sys.executable} -m services.agent.adapters.llama_cpp_ser
 
 class AgentSettings(ServiceSettings):
     data_dir: Path = Path(".muster")
+    cache_dir: Path | None = None
+    """Where the downloader puts model files; `<data-dir>/cache` when not given. The same path in the downloader, the agent and on
+    the host.
+    """
     worker_name: str = Field(default_factory=socket.gethostname)
     """What people call this worker; a new name is a fact about the same worker."""
     worker_ip: str | None = None
@@ -70,3 +74,7 @@ class AgentSettings(ServiceSettings):
     stop_engines_on_exit: bool = False
     """Engines outlive the agent unless this is set (`muster up` sets it)."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 5.0
+
+    @property
+    def cache(self) -> Path:
+        return self.cache_dir or self.data_dir / "cache"

@@ -1,9 +1,10 @@
-"""The downloader's shell: makes its worker's files look like the assignment says, answers what models weigh."""
+"""The downloader's shell: makes its worker's files look like the assignment says, answers what models weigh, shares what is there."""
 
 import asyncio
 import contextlib
 import logging
 from pathlib import Path
+from typing import Final
 
 from faststream.nats import NatsBroker
 
@@ -11,19 +12,34 @@ from kernel.accounts import inbox_prefix
 from kernel.bus import Bus
 from kernel.clock import Clock, SystemClock
 from kernel.edge import Edge
+from kernel.errors import Unavailable
 from kernel.inbox import make_broker
 from kernel.process import retry_until_connected
 from kernel.settings import BadSettings
 from kernel.trail import Trail, Trailing
-from schemas.asks import InspectModel, ModelInspection
-from schemas.assignment import Assigned, AssignedFile
-from schemas.ids import FileId, WorkerId
-from schemas.reports import FileReported, FileSeen, FilesObserved
-from schemas.subjects import ask
-from services.downloader.adapters.local_path import inspect_model
+from schemas.asks import AskShare, InspectModel, ModelInspection, ReadShared, Shared
+from schemas.assignment import Assigned
+from schemas.ids import WorkerId
+from schemas.reports import FileReported, FileSeen, FilesObserved, FilesProgress
+from schemas.subjects import ask, progress
+from services.downloader.adapters import huggingface, modelscope
+from services.downloader.adapters.hub import Account, Hub
+from services.downloader.adapters.huggingface import HuggingFaceHub
+from services.downloader.adapters.modelscope import ModelScopeHub
+from services.downloader.adapters.neighbour import Counter
+from services.downloader.adapters.parts import boot_id
+from services.downloader.adapters.sandbox import Sandbox
+from services.downloader.adapters.store import Store
+from services.downloader.downloads import Downloads
+from services.downloader.looking import Looking
 from services.downloader.settings import DownloaderSettings
 
 log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS: Final = 0.5
+"""Between two words about how far everything is."""
+STILL_SECONDS: Final = 10.0
+"""… and between two reports about it, which are kept for a while: whoever waits for files knows that they still come."""
 
 
 class DownloaderProcess:
@@ -37,9 +53,9 @@ class DownloaderProcess:
             raise BadSettings("MUSTER_WORKER_ID is missing: whose files are these?")
         self.worker_id = WorkerId(settings.worker_id)
         self._roots = tuple(Path(root) for root in settings.local_model_dirs.split(":") if root)
-        self._files: dict[FileId, FileSeen] = {}
-        self._verifying: dict[FileId, asyncio.Task[None]] = {}
         self._edge: Edge | None = None
+        self._downloads: Downloads | None = None
+        self._counter: Counter | None = None
         self._tasks: asyncio.TaskGroup | None = None
 
     def not_ready(self) -> str | None:
@@ -58,12 +74,21 @@ class DownloaderProcess:
         async def connect() -> None:
             buses.append(await Bus.connect(f"downloader {self.worker_id}", bus_settings, timeout_seconds=3))
 
+        store = self._open_store()
         await retry_until_connected("NATS", connect)
         bus = buses[0]
+        sandbox = Sandbox()
+        hubs = self._hubs(sandbox)
+        looking = Looking(hubs, sandbox, self._roots, settings.trusted)
+        downloads = self._downloads = Downloads(
+            settings, self.worker_id, store, hubs, looking, bus, boot_id(), self._note
+        )
         state_file = self._settings.data_dir / "downloader" / "assigned.json"
         edge = self._edge = Edge(bus, self.worker_id, "downloader", self._clock, state_file, self._picture)
         broker = make_broker(f"downloader {self.worker_id} asks", bus_settings)
-        self._answer_questions(broker)
+        if settings.share:
+            self._counter = Counter(downloads.open_shared, settings.share_port)
+        self._answer_questions(broker, looking, downloads)
         trail.answer(broker, self.worker_id)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -71,56 +96,75 @@ class DownloaderProcess:
                 await broker.start()
                 self._why_not_ready = None
                 tasks.create_task(edge.run(self._assigned))
+                tasks.create_task(self._tell_progress(bus, downloads))
         finally:
             with contextlib.suppress(Exception):
                 await broker.stop()
+            await downloads.close()
+            if self._counter is not None:
+                await asyncio.to_thread(self._counter.close)
+            await sandbox.close()
             await bus.close()
 
-    async def _assigned(self, document: Assigned) -> None:
-        wanted = {file.file_id: file for file in document.files}
-        for file_id in self._files.keys() - wanted.keys():
-            del self._files[file_id]
-        for file in wanted.values():
-            known = self._files.get(file.file_id)
-            if (known is None or known.wanted < file.wanted) and self._tasks is not None:
-                if (before := self._verifying.pop(file.file_id, None)) is not None:
-                    before.cancel()
-                self._note(FileSeen(file_id=file.file_id, wanted=file.wanted, commit=file.commit, phase="verifying"))
-                self._verifying[file.file_id] = self._tasks.create_task(self._verify(file))
+    def _open_store(self) -> Store:
+        """Raises BadSettings."""
+        try:
+            return Store(self._settings.cache)
+        except OSError as error:
+            raise BadSettings(f"MUSTER_CACHE_DIR is wrong: {self._settings.cache}: {error.strerror}") from error
 
-    async def _verify(self, file: AssignedFile) -> None:
-        """A local path is ready when all its files are there and as long as their headers say."""
-        found = await self._inspect(InspectModel(source=file.source))
-        if found.weights is None:
-            seen = FileSeen(
-                file_id=file.file_id, wanted=file.wanted, commit=file.commit, phase="failed", reasons=found.reasons
-            )
-        else:
-            seen = FileSeen(
-                file_id=file.file_id,
-                wanted=file.wanted,
-                commit=file.commit,
-                phase="ready",
-                bytes=found.weights.weight_bytes,
-                total=found.weights.weight_bytes,
-                paths=found.weights.files,
-            )
-        self._note(seen)
+    def _hubs(self, sandbox: Sandbox) -> dict[str, Hub]:
+        def account(kind: str, usual: str) -> Account:
+            endpoint, token = self._settings.account("huggingface" if kind == "huggingface" else "model_scope")
+            return Account(endpoint or usual, token)
+
+        return {
+            "huggingface": HuggingFaceHub(account("huggingface", huggingface.ENDPOINT), sandbox),
+            "model_scope": ModelScopeHub(account("model_scope", modelscope.ENDPOINT), sandbox),
+        }
+
+    async def _assigned(self, document: Assigned) -> None:
+        if self._downloads is not None and self._tasks is not None:
+            self._downloads.wanted(document.files, self._tasks)
 
     def _note(self, seen: FileSeen) -> None:
-        self._files[seen.file_id] = seen
         if self._edge is not None:
             self._edge.report(FileReported(**self._edge.identity(), file=seen))
 
     async def _picture(self) -> FilesObserved:
-        if self._edge is None:
+        if self._edge is None or self._downloads is None:
             raise RuntimeError("asked for a picture before the line was made")
-        return FilesObserved(**self._edge.identity(), files=tuple(self._files.values()))
+        return FilesObserved(**self._edge.identity(), files=self._downloads.seen())
 
-    def _answer_questions(self, broker: NatsBroker) -> None:
+    async def _tell_progress(self, bus: Bus, downloads: Downloads) -> None:
+        """For whoever looks, when there is something new; and now and then as reports."""
+        told: FilesProgress | None = None
+        loop = asyncio.get_running_loop()
+        reported_at = loop.time()
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            now = FilesProgress(worker_id=self.worker_id, files=downloads.progress()[:64])
+            if now != told and (now.files or (told is not None and told.files)):
+                told = now
+                with contextlib.suppress(Unavailable):
+                    await bus.publish(progress(self.worker_id), now.model_dump_json().encode())
+            if loop.time() - reported_at >= STILL_SECONDS:
+                reported_at = loop.time()
+                for seen in downloads.on_their_way():
+                    self._note(seen)
+
+    def _answer_questions(self, broker: NatsBroker, looking: Looking, downloads: Downloads) -> None:
         @broker.subscriber(ask(self.worker_id, "inspect"), title="inspect")
         async def inspect(question: InspectModel) -> ModelInspection:  # pyright: ignore[reportUnusedFunction] - the broker calls it
-            return await self._inspect(question)
+            return await looking.inspect(question)
 
-    async def _inspect(self, question: InspectModel) -> ModelInspection:
-        return await asyncio.to_thread(inspect_model, question, self._roots)
+        @broker.subscriber(ask(self.worker_id, "share"), title="share")
+        async def share(question: AskShare) -> Shared:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            counter = self._counter
+            if counter is None:
+                return Shared()
+            return await downloads.share(question, counter.port, counter.ticket_for)
+
+        @broker.subscriber(ask(self.worker_id, "share-bytes"), title="share-bytes")
+        async def share_bytes(question: ReadShared) -> bytes:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+            return await asyncio.to_thread(downloads.read_shared, question)

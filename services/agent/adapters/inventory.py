@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,14 +17,35 @@ ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """As machines call themselves → as container images are labelled (OCI image index, `architecture`)."""
 
 
+DISK_STEP_BYTES: Final = 2**30
+
+
 def no_gpus() -> tuple[Gpu, ...]:
     return ()
 
 
+def disk_free(directory: Path) -> int | None:
+    """Where this directory is, or will be; bytes, in steps, since every change is a fact. None: it does not tell."""
+    there = next((each for each in (directory, *directory.absolute().parents) if each.exists()), None)
+    try:
+        usage = None if there is None else shutil.disk_usage(there)
+    except OSError:
+        return None
+    if usage is None:
+        return None
+    step = max(DISK_STEP_BYTES, usage.total // 100)
+    return usage.free // step * step
+
+
 def read_inventory(
-    file: Path | None, backends: Mapping[str, str | None], detect_gpus: Callable[[], tuple[Gpu, ...]] = no_gpus
+    file: Path | None,
+    backends: Mapping[str, str | None],
+    detect_gpus: Callable[[], tuple[Gpu, ...]] = no_gpus,
+    cache: Path | None = None,
 ) -> Inventory:
-    """`file`: a JSON object with fields of Inventory; it says what the machine has, and what it leaves out is measured.
+    """`cache`: where model files go.
+
+    `file`: a JSON object with fields of Inventory; it says what the machine has, and what it leaves out is measured.
 
     A file with `gpus` wins over what is detected, which is not even asked then: `[]` keeps a worker from using its GPUs. Raises
     BadSettings, which names the file and the field.
@@ -35,6 +57,7 @@ def read_inventory(
         "cpu_count": psutil.cpu_count() or 1,
         "memory_total": psutil.virtual_memory().total,
         "backends": dict(backends),
+        "disk_free": None if cache is None else disk_free(cache),
     }
     if file is None:
         return Inventory.model_validate(measured | {"gpus": detect_gpus()})

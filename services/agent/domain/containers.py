@@ -8,6 +8,7 @@ from typing import Final
 
 from schemas.models import Launch
 from schemas.models import Needs as Declared
+from services.agent.domain.engines.local import path_of
 from services.agent.domain.engines.packages import after_installing, packages_of
 from services.agent.domain.engines.start import Start
 from services.agent.domain.runtime import Container, EngineCommand, GpuAccess, Mount, Needs
@@ -56,9 +57,9 @@ def _mounts(start: Start, command: EngineCommand) -> tuple[Mount, ...]:
     draft = launch.speculative_config.draft_model if launch.speculative_config is not None else None
     read = dict.fromkeys(
         (
-            *(gguf or (launch.source.path,)),
-            *(adapter.source.path for adapter in launch.lora_list),
-            *((draft.path,) if draft is not None else ()),
+            *(gguf or (path_of(launch.source),)),
+            *(path_of(adapter.source) for adapter in launch.lora_list),
+            *((path_of(draft),) if draft is not None else ()),
             *sorted({posixpath.dirname(path) for path in command.files}),
         )
     )

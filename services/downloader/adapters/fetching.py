@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from schemas.reasons import (
     ChecksumMismatch,
@@ -21,7 +22,7 @@ from schemas.reasons import (
 )
 from services.downloader.adapters.http_ranges import Interrupted, Location, Ranges, Rate
 from services.downloader.adapters.parts import Part
-from services.downloader.domain.answers import Asked, NoRanges, NotFetched
+from services.downloader.domain.answers import MOST_WAIT_SECONDS, Asked, NoRanges, NotFetched
 from services.downloader.domain.blocks import KIB, MIB, Span, span_bytes
 from services.downloader.domain.listing import RemoteFile
 
@@ -51,6 +52,18 @@ class Patience:
     longest_wait_seconds: float = 15.0
 
 
+class Line(Protocol):
+    """What one thread fetches by: `Ranges`, or what does the same over the bus."""
+
+    said: str
+
+    def fetch(self, at: Location, asked: Asked, span: Span, part: Part, stopped: Callable[[], bool]) -> Location: ...
+
+    def close(self) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+
 class Stopped(Exception):
     """It was not wanted any more."""
 
@@ -74,6 +87,7 @@ class Fetch:
         patience: Patience | None = None,
         rate: Rate | None = None,
         verify: bool = True,
+        line: Callable[[float, Callable[[int], None]], Line] = Ranges,
     ) -> None:
         self._part = part
         self._file = file
@@ -84,12 +98,14 @@ class Fetch:
         self._patience = patience or Patience()
         self._rate = rate
         self._verify = verify
+        self._line = line
         self._found: Location | None = None
         """Where the last bytes came from, if not from where we were told."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._failure: BaseException | None = None
-        self._by_ranges: list[Ranges] = []
+        self._is_stopped = False
+        self._by_ranges: list[Line] = []
         self._last_byte_at = time.monotonic()
         self._left_alone_until = 0.0
         self._whole = False
@@ -98,34 +114,49 @@ class Fetch:
 
     def stop(self) -> None:
         """From another thread."""
+        with self._lock:
+            self._is_stopped = True
         self._fail(Stopped())
 
     def run(self) -> str | None:
         """The SHA-256 of the whole file, verified. Raises NotFetched, Stopped."""
         try:
-            return self._run(self._connections)
-        except NoRanges:
-            self._whole = True
-            self._ended.clear()
-            self._failure = None
-        for number in range(MOST_WHOLE):
+            try:
+                return self._run(self._connections)
+            except NoRanges:
+                self._whole = True
+            return self._run_whole()
+        except OSError as error:
+            raise disk_trouble(self._file.name, error) from error
+
+    def _run_whole(self) -> str | None:
+        for number in range(1, MOST_WHOLE + 1):
+            self._begin_again()
             self._part.start_over()
             try:
                 return self._run(1)
-            except Interrupted as interrupted:
-                if number + 1 == MOST_WHOLE:
-                    raise self._stalled(None) from interrupted
-                self._ended.clear()
-                self._failure = None
+            except (Interrupted, NoRanges) as broken:
+                if number == MOST_WHOLE:
+                    raise self._stalled(None) from broken
+                self._begin_again()
+                self._pause(number, None, None)
         raise AssertionError
+
+    def _begin_again(self) -> None:
+        """Raises Stopped: whoever stops us doesn't know that we are between two tries."""
+        with self._lock:
+            if self._is_stopped:
+                raise Stopped
+            self._failure = None
+            self._ended.clear()
 
     def _run(self, connections: int) -> str | None:
         self._last_byte_at = time.monotonic()
         threads = [threading.Thread(target=self._work, name=f"fetch {self._file.name}") for _ in range(connections)]
-        if not self._part.is_complete:
-            for thread in threads:
-                thread.start()
         try:
+            if not self._part.is_complete:
+                for thread in threads:
+                    thread.start()
             digest = self._digest() if self._verify else self._wait()
         except BaseException as error:
             self._fail(error)
@@ -134,17 +165,19 @@ class Fetch:
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
-            for ranges in self._by_ranges:
-                ranges.close()
-            self._by_ranges.clear()
+            with self._lock:
+                for ranges in self._by_ranges:
+                    ranges.close()
+                self._by_ranges.clear()
         return digest
 
     # -- the connections ----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-            ranges = Ranges(self._patience.idle_seconds, self._came)
+            with suppress(OSError):  # who was started nicer than that may not become less so
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            ranges = self._line(self._patience.idle_seconds, self._came)
             with self._lock:
                 self._by_ranges.append(ranges)
             while not self._ended.is_set():
@@ -160,14 +193,14 @@ class Fetch:
         except BaseException as error:  # noqa: BLE001 - told to whoever waits for the file
             self._fail(error)
 
-    def _fill(self, ranges: Ranges, span: Span) -> None:
+    def _fill(self, ranges: Line, span: Span) -> None:
         """Raises NotFetched, NoRanges, Interrupted (of a whole file)."""
         failures = 0
         while span.left > 0 and not self._ended.is_set():
-            position, at = span.position, self._found or self._locate()
+            position, found = span.position, self._found
             asked = Asked(self._file, self._repository, self._commit, position, span.end)
             try:
-                self._found = ranges.fetch(at, asked, span, self._part, self._ended.is_set)
+                self._found = ranges.fetch(found or self._locate(), asked, span, self._part, self._ended.is_set)
             except Interrupted as interrupted:
                 self.said = f"{ranges.said}, then: {interrupted}"
                 if self._whole:
@@ -176,12 +209,14 @@ class Fetch:
                 self._pause(failures, None, None)
             except NotFetched as refused:
                 self.said = ranges.said
-                is_expired = self._found is not None and isinstance(refused.reason, _EXPIRED)
-                self._found = None
+                if self._found is found:  # and no other connection has found it anew
+                    self._found = None
+                is_expired = found is not None and isinstance(refused.reason, _EXPIRED)
                 if refused.way != "again" and not is_expired:
                     raise
                 failures += 1
-                self._pause(0 if is_expired and failures == 1 else failures, refused.reason, refused.after_seconds)
+                if not is_expired or failures > 1:
+                    self._pause(failures, refused.reason, refused.after_seconds)
             else:
                 failures = 0
                 self.said = ranges.said
@@ -191,9 +226,11 @@ class Fetch:
         now, patience = time.monotonic(), self._patience
         if after_seconds is not None:
             self._left_alone_until = max(self._left_alone_until, now + after_seconds)
-        if now - max(self._last_byte_at, self._left_alone_until) > patience.stall_seconds:
+        since = max(self._last_byte_at, min(self._left_alone_until, self._last_byte_at + MOST_WAIT_SECONDS))
+        if now - since > patience.stall_seconds:
             raise self._stalled(reason)
-        wait = min(patience.first_wait_seconds * 2 ** (failures - 1), patience.longest_wait_seconds) if failures else 0
+        doubled = patience.first_wait_seconds * 2 ** min(failures - 1, 16)
+        wait = min(doubled, patience.longest_wait_seconds) if failures else 0
         self._ended.wait(max(wait, after_seconds or 0.0))
 
     def _stalled(self, reason: Reason | None) -> Stalled:
@@ -205,7 +242,8 @@ class Fetch:
     def _came(self, count: int) -> None:
         self._last_byte_at = time.monotonic()
         if self._rate is not None:
-            self._rate.spend(count)
+            self._ended.wait(self._rate.spend(count))
+            self._last_byte_at = time.monotonic()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -240,6 +278,8 @@ class Fetch:
             if there < enough:
                 self._check()
             while position < there:
+                if self._ended.is_set():
+                    self._check()
                 count = os.preadv(file, [buffer[: min(there - position, len(buffer))]], position)
                 if count == 0:
                     raise OSError(errno.EIO, "the file is shorter than what was written to it")
@@ -261,12 +301,8 @@ class Fetch:
 
     def _check(self) -> None:
         """Raises what a connection failed with."""
-        failure = self._failure
-        if failure is None:
-            return
-        if isinstance(failure, OSError):
-            raise disk_trouble(self._file.name, failure) from failure
-        raise failure
+        if self._failure is not None:
+            raise self._failure
 
 
 def disk_trouble(path: str, error: OSError) -> NotFetched:

@@ -7,9 +7,12 @@ for is sent to the host that it is for, and to no other that this one redirects 
 import http.client
 import ipaddress
 import os
+import queue
 import select
 import socket
 import ssl
+import string
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -17,9 +20,10 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-from schemas.reasons import HubUnreachable, RedirectNotAllowed
+from schemas.reasons import AnswerIsNoFile, HubUnreachable, RedirectNotAllowed
 from services.downloader.adapters.parts import Part
 from services.downloader.domain.answers import Asked, Head, NotFetched, check, check_redirecting
 from services.downloader.domain.blocks import MIB, Span
@@ -29,9 +33,14 @@ MOST_REDIRECTS: Final = 5
 CHUNK: Final = MIB
 WAKE_BYTES: Final = 256 * 1024
 """So much is to have arrived before we look at it, unless less is left: fewer, larger steps."""
+GATHER_SECONDS: Final = 1.0
+"""… or so much time has passed: few bytes are bytes too."""
+LOOK_SECONDS: Final = 0.1
+"""Between two looks whether a question to DNS is still wanted."""
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _F_SETPIPE_SZ: Final = 1031
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
 
 class Origin(NamedTuple):
@@ -45,6 +54,19 @@ class Location:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """For this origin alone: tokens."""
+    sent_by: str | None = None
+    """The host with a public address that sends us here: it names no other addresses to us than public ones."""
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    connection: http.client.HTTPConnection
+    sock: socket.socket | None = None
+    """What is read from. It outlives the connection while an answer that ends it is read."""
+    handle: socket.socket | None = None
+    """The same once more, so that another thread can end it: whatever becomes of it meanwhile, this one stays."""
+    is_public: bool = False
+    """The other side's address."""
 
 
 class Interrupted(Exception):
@@ -66,103 +88,104 @@ class Ranges:
         self._idle_seconds = idle_seconds
         self._spend = spend
         """Told how many bytes came, and may take its time: what limits the rate."""
-        self._connections: dict[Origin, http.client.HTTPConnection] = {}
+        self._lines: dict[Origin, _Line] = {}
+        self._handles: set[socket.socket] = set()
+        self._is_interrupted = False
+        self._lock = threading.Lock()
+        """For the two above."""
         self._pipe: tuple[int, int] | None = None
         self._buffer: bytearray | None = None
         self.said = ""
         """The last answer, for people."""
 
     def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
+        for line in self._lines.values():
+            self._hang_up(line)
+        self._lines.clear()
         self._drop_pipe()
 
     def interrupt(self) -> None:
-        """From another thread: whatever it waits for ends."""
-        for connection in list(self._connections.values()):
-            with suppress(OSError):
-                if (sock := connection.sock) is not None:
-                    sock.shutdown(socket.SHUT_RDWR)
+        """From another thread: whatever it waits for ends, and nothing is begun any more."""
+        with self._lock:
+            self._is_interrupted = True
+            for handle in self._handles:
+                with suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
 
     def fetch(self, at: Location, asked: Asked, span: Span, part: Part, stopped: Callable[[], bool]) -> Location:
         """Fill the span. Gives where the bytes came from, which may be asked directly the next time.
 
         Raises NotFetched, NoRanges, Interrupted; OSError of the disk.
         """
-        whole = (asked.start, asked.end) == (0, asked.file.size)
-        wanted = {} if whole else {"Range": f"bytes={asked.start}-{asked.end - 1}"}
-        connection, response, where = self._open(at, asked, wanted)
+        line, response, where = self._open(at, asked)
         is_clean = False
         try:
             length = check(_head(where, response), asked)
-            self._receive(connection, response, span, asked.start + length, part, stopped)
-            is_clean = span.position == asked.start + length
+            self._receive(line, response, span, asked.start + length, part, stopped)
+            is_clean = span.position == asked.start + length and _nothing_follows(response, asked, where)
         finally:
-            response.close()
-            if not is_clean:
-                self._forget(where)
+            self._finish(where, response, is_clean=is_clean)
         return where
 
     def read(self, at: Location, asked: Asked) -> bytes:
         """A part that is small enough to be held. Raises NotFetched, NoRanges, Interrupted."""
-        whole = (asked.start, asked.end) == (0, asked.file.size)
-        wanted = {} if whole else {"Range": f"bytes={asked.start}-{asked.end - 1}"}
-        _, response, where = self._open(at, asked, wanted)
+        _, response, where = self._open(at, asked)
         is_clean = False
         try:
             length = check(_head(where, response), asked)
             content = response.read(length)
-            is_clean = len(content) == length
+            is_clean = len(content) == length and _nothing_follows(response, asked, where)
         except (OSError, http.client.HTTPException) as error:
             raise Interrupted(_problem(error)) from error
         finally:
-            response.close()
-            if not is_clean:
-                self._forget(where)
-        if not is_clean:
+            self._finish(where, response, is_clean=is_clean)
+        if len(content) < length:
             raise Interrupted(f"closed after {len(content)} of {length} bytes")
         return content
 
+    def _finish(self, at: Location, response: http.client.HTTPResponse, *, is_clean: bool) -> None:
+        """`is_clean`: of this answer nothing is left on the connection."""
+        response.close()
+        if not is_clean or response.will_close:
+            self._forget(at)
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def _open(
-        self, at: Location, asked: Asked, headers: Mapping[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse, Location]:
+    def _open(self, at: Location, asked: Asked) -> tuple[_Line, http.client.HTTPResponse, Location]:
+        whole = (asked.start, asked.end) == (0, asked.file.size)
+        headers = {} if whole else {"Range": f"bytes={asked.start}-{asked.end - 1}"}
         first = at
         for _ in range(MOST_REDIRECTS + 1):
-            connection, response = self._ask(at, headers)
+            line, response = self._ask(at, headers)
             self.said = f"{response.status} {response.reason} from {origin_of(at.url).host}"
             target = response.getheader("location")
             if response.status not in _REDIRECTS or target is None:
-                return connection, response, at
+                return line, response, at
             try:
                 check_redirecting(_head(at, response), asked)
                 with suppress(OSError, http.client.HTTPException):
                     response.read(64 * 1024)
             finally:
-                if not response.isclosed():
-                    self._forget(at)
-                response.close()
-            at = self._redirected(at, target, connection)
+                self._finish(at, response, is_clean=response.isclosed())
+            at = self._redirected(at, target, line)
         host = origin_of(first.url).host
         problem = f"more than {MOST_REDIRECTS} in a row"
         raise NotFetched(RedirectNotAllowed(host=host, to=origin_of(at.url).host, problem=problem), "final")
 
-    def _ask(
-        self, at: Location, headers: Mapping[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _ask(self, at: Location, headers: Mapping[str, str]) -> tuple[_Line, http.client.HTTPResponse]:
         """A kept connection may have been closed by the other side meanwhile: then a new one is asked."""
         origin = origin_of(at.url)
-        kept = self._connections.get(origin)
+        kept = self._lines.get(origin)
         if kept is not None:
+            if at.sent_by is not None and not kept.is_public:
+                raise _not_public(at.sent_by, origin.host)
             try:
-                return kept, self._request(kept, origin, at, headers)
+                return kept, self._request(kept.connection, origin, at, headers)
             except (OSError, http.client.HTTPException):
                 self._forget(at)
         try:
-            connection = self._connections[origin] = self._connect(origin)
-            return connection, self._request(connection, origin, at, headers)
+            line = self._lines[origin] = self._connect(origin, at.sent_by)
+            return line, self._request(line.connection, origin, at, headers)
         except (OSError, http.client.HTTPException) as error:
             self._forget(at)
             self.said = f"{origin.host}: {_problem(error)}"
@@ -180,14 +203,12 @@ class Ranges:
         connection.request("GET", target, headers=more | dict(at.headers) | dict(headers))
         return connection.getresponse()
 
-    def _connect(self, origin: Origin) -> http.client.HTTPConnection:
+    def _connect(self, origin: Origin, sent_by: str | None) -> _Line:
+        """Raises OSError, HTTPException, Interrupted; NotFetched where nobody should send us there."""
         proxy = proxy_for(origin)
         host, port = origin.host, origin.port
         if proxy is not None:
-            through = urllib.parse.urlsplit(proxy)
-            if through.scheme not in ("http", "https", "") or not through.hostname:
-                raise OSError(f"the proxy {through.scheme}://{through.hostname} is of a kind that is not spoken here")
-            host, port = through.hostname, through.port or 80
+            host, port = _address_of(proxy)
         if origin.scheme == "https":
             connection = http.client.HTTPSConnection(
                 host, port, timeout=self._idle_seconds, context=ssl.create_default_context()
@@ -196,41 +217,130 @@ class Ranges:
                 connection.set_tunnel(origin.host, origin.port, headers=_proxy_headers(proxy))
         else:
             connection = http.client.HTTPConnection(host, port, timeout=self._idle_seconds)
-        connection.connect()
-        with suppress(OSError):
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        connection.auto_open = 0
+        line = _Line(connection)
+        # what http.client opens a socket with, and what it leaves no other way to replace
+        setattr(connection, "_create_connection", partial(self._dial, line, sent_by if proxy is None else None))  # noqa: B010
+        try:
+            connection.connect()
+        except BaseException:
+            self._hang_up(line)
+            raise
+        line.sock = connection.sock
+        return line
+
+    def _dial(
+        self,
+        line: _Line,
+        sent_by: str | None,
+        address: tuple[str, int],
+        seconds: float | None,
+        _from: tuple[str, int] | None,
+    ) -> socket.socket:
+        host, port = address
+        problem = OSError("it has no address")
+        for family, kind, protocol, _, where in self._resolve(host, port):
+            is_public = _is_public(str(where[0]))
+            if sent_by is not None and not is_public:
+                raise _not_public(sent_by, host)
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(seconds)
+                self._hold(line, sock)
+                sock.connect(where)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                problem = error
+                sock.close()
+                self._let_go(line)
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                line.is_public = is_public
+                return sock
+        raise problem
+
+    def _resolve(self, host: str, port: int) -> list[_Address]:
+        """A question to DNS can't be interrupted: it is asked in a thread of its own, which is left alone then."""
+        answer: queue.SimpleQueue[list[_Address] | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                answer.put(error)
+
+        try:
+            ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+        else:
+            ask()
+        ends_at = time.monotonic() + self._idle_seconds
+        while not self._is_interrupted and time.monotonic() < ends_at:
+            try:
+                found = answer.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(found, UnicodeError):
+                raise OSError("it is no name of a host") from found
+            if isinstance(found, Exception):
+                raise found
+            return found
+        if self._is_interrupted:
+            raise Interrupted("it was not wanted any more")
+        raise OSError(f"DNS did not answer for {self._idle_seconds:.0f} s")
+
+    def _hold(self, line: _Line, sock: socket.socket) -> None:
+        handle = sock.dup()
+        with self._lock:
+            if not self._is_interrupted:
+                self._handles.add(handle)
+                line.handle = handle
+                return
+        handle.close()
+        raise Interrupted("it was not wanted any more")
+
+    def _let_go(self, line: _Line) -> None:
+        with self._lock:
+            if line.handle is not None:
+                self._handles.discard(line.handle)
+                line.handle.close()
+                line.handle = None
+
+    def _hang_up(self, line: _Line) -> None:
+        line.connection.close()
+        self._let_go(line)
 
     def _forget(self, at: Location) -> None:
-        connection = self._connections.pop(origin_of(at.url), None)
-        if connection is not None:
-            connection.close()
+        line = self._lines.pop(origin_of(at.url), None)
+        if line is not None:
+            self._hang_up(line)
 
-    def _redirected(self, at: Location, target: str, connection: http.client.HTTPConnection) -> Location:
+    def _redirected(self, at: Location, target: str, line: _Line) -> Location:
         """Raises NotFetched where nobody should send us there."""
         before = origin_of(at.url)
-        url = urllib.parse.urljoin(at.url, target)
+        url = target
         try:
+            url = urllib.parse.urljoin(at.url, urllib.parse.quote(target, safe=string.punctuation, encoding="latin-1"))
             after = origin_of(url)
         except ValueError as error:
             reason = RedirectNotAllowed(host=before.host, to=url[:200], problem=str(error))
             raise NotFetched(reason, "final") from error
         if after == before:
-            return Location(url, at.headers)
-        problem = None
+            return Location(url, at.headers, at.sent_by)
         if before.scheme == "https" and after.scheme == "http":
             problem = "it would not be encrypted any more"
-        elif proxy_for(before) is None and proxy_for(after) is None and connection.sock is not None:
-            problem = _leads_inside(connection.sock, after)
-        if problem is not None:
             raise NotFetched(RedirectNotAllowed(host=before.host, to=after.host, problem=problem), "final")
-        return Location(url)
+        is_sent = at.sent_by is not None or (line.is_public and proxy_for(before) is None)
+        return Location(url, sent_by=before.host if is_sent and proxy_for(after) is None else None)
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     def _receive(
         self,
-        connection: http.client.HTTPConnection,
+        line: _Line,
         response: http.client.HTTPResponse,
         span: Span,
         end: int,
@@ -238,9 +348,9 @@ class Ranges:
         stopped: Callable[[], bool],
     ) -> None:
         """`end`: where what is sent ends. Another thread may shorten the span meanwhile."""
-        sock = connection.sock
+        sock = line.sock
         if response.chunked or response.length is None or sock is None:
-            self._read_through(response, span, end, part, stopped)
+            self._gather(partial(_read_into, response), span, end, part, stopped)
             return
         try:
             first = response.fp.peek(1)[: end - span.position]
@@ -252,7 +362,7 @@ class Ranges:
         self._write(part, span, first)
         try:
             if isinstance(sock, ssl.SSLSocket):
-                self._decrypt(sock, span, end, part, stopped)
+                self._gather(sock.recv_into, span, end, part, stopped)
             else:
                 self._splice(sock, span, end, part, stopped)
         finally:
@@ -263,13 +373,17 @@ class Ranges:
         poller = select.poll()
         poller.register(sock, select.POLLIN)
         wake = 0
+        soon = min(GATHER_SECONDS, self._idle_seconds / 2)
         try:
             while (left := min(span.end, end) - span.position) > 0 and not stopped():
                 if min(WAKE_BYTES, left) != wake:
                     wake = min(WAKE_BYTES, left)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake)
-                if not poller.poll(self._idle_seconds * 1000):
-                    raise Interrupted(f"nothing came for {self._idle_seconds:.0f} s")
+                if not poller.poll(soon * 1000):
+                    wake = 1  # whatever there is
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake)
+                    if not poller.poll((self._idle_seconds - soon) * 1000):
+                        raise Interrupted(f"nothing came for {self._idle_seconds:.0f} s")
                 try:
                     count = os.splice(sock.fileno(), sink, min(CHUNK, left), flags=os.SPLICE_F_MOVE)
                 except BlockingIOError:
@@ -298,18 +412,20 @@ class Ranges:
         if self._spend is not None:
             self._spend(count)
 
-    def _decrypt(self, sock: ssl.SSLSocket, span: Span, end: int, part: Part, stopped: Callable[[], bool]) -> None:
-        """One record of TLS has 16 KiB at most: they are gathered before they are written."""
+    def _gather(
+        self, receive: Callable[[memoryview], int], span: Span, end: int, part: Part, stopped: Callable[[], bool]
+    ) -> None:
+        """A record of TLS has 16 KiB at most, and what is sent in pieces may come in small ones: few are not written alone."""
         if self._buffer is None:
             self._buffer = bytearray(CHUNK)
         view = memoryview(self._buffer)
         while (left := min(span.end, end) - span.position) > 0 and not stopped():
-            held, most = 0, min(CHUNK, left)
+            held, most, begun_at = 0, min(CHUNK, left), time.monotonic()
             problem: str | None = None
-            while held < most:
+            while held < most and (held == 0 or time.monotonic() - begun_at < GATHER_SECONDS):
                 try:
-                    count = sock.recv_into(view[held:most])
-                except OSError as error:
+                    count = receive(view[held:most])
+                except (OSError, ValueError, http.client.HTTPException) as error:
                     problem = _problem(error)
                     break
                 if count == 0:
@@ -320,22 +436,6 @@ class Ranges:
                 self._write(part, span, view[:held])
             if problem is not None:
                 raise Interrupted(problem)
-
-    def _read_through(
-        self, response: http.client.HTTPResponse, span: Span, end: int, part: Part, stopped: Callable[[], bool]
-    ) -> None:
-        """What is sent in pieces (chunked), or until the connection closes."""
-        if self._buffer is None:
-            self._buffer = bytearray(CHUNK)
-        view = memoryview(self._buffer)
-        while (left := min(span.end, end) - span.position) > 0 and not stopped():
-            try:
-                count = response.readinto(view[: min(CHUNK, left)])
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                raise Interrupted(_problem(error)) from error
-            if count == 0:
-                raise Interrupted(f"closed with {left} bytes to go")
-            self._write(part, span, view[:count])
 
     def _write(self, part: Part, span: Span, content: bytes | memoryview) -> None:
         view, done = memoryview(content), 0
@@ -363,18 +463,19 @@ class Ranges:
 
 
 class Rate:
-    """So many bytes a second at most, of all connections together."""
+    """So many bytes a second at most, of all connections together. Threads share it."""
 
     def __init__(self, bytes_per_second: float) -> None:
         self._bytes_per_second = bytes_per_second
         self._free_at = 0.0
+        self._lock = threading.Lock()
 
-    def spend(self, count: int) -> None:
-        """Returns when the next bytes may come."""
+    def spend(self, count: int) -> float:
+        """So many seconds are to pass before whoever had these bytes takes more."""
         now = time.monotonic()
-        self._free_at = max(self._free_at, now - 0.1) + count / self._bytes_per_second
-        if self._free_at > now:
-            time.sleep(min(self._free_at - now, 5.0))
+        with self._lock:
+            self._free_at = max(self._free_at, now - 0.1) + count / self._bytes_per_second
+            return max(self._free_at - now, 0.0)
 
 
 def proxy_for(origin: Origin) -> str | None:
@@ -385,6 +486,18 @@ def proxy_for(origin: Origin) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
+def _address_of(proxy: str) -> tuple[str, int]:
+    """Raises OSError."""
+    try:
+        parts = urllib.parse.urlsplit(proxy)
+        port = parts.port or 80
+    except ValueError as error:
+        raise OSError(f"the proxy's address is none: {error}") from error
+    if parts.scheme != "http" or not parts.hostname:
+        raise OSError(f"the proxy {parts.scheme}://{parts.hostname} is of a kind that is not spoken here")
+    return parts.hostname, port
+
+
 def _proxy_headers(proxy: str) -> dict[str, str]:
     parts = urllib.parse.urlsplit(proxy)
     if parts.username is None:
@@ -393,19 +506,32 @@ def _proxy_headers(proxy: str) -> dict[str, str]:
     return {"Proxy-Authorization": "Basic " + b64encode(login.encode()).decode()}
 
 
-def _leads_inside(sock: socket.socket, after: Origin) -> str | None:
+def _is_public(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_global
+
+
+def _not_public(sent_by: str, host: str) -> NotFetched:
     """From a public address to one of ours, or to this machine: what is there is not for others to name."""
-    here = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
-    if not here.is_global:
-        return None
+    return NotFetched(RedirectNotAllowed(host=sent_by, to=host, problem="its address is not a public one"), "final")
+
+
+def _read_into(response: http.client.HTTPResponse, view: memoryview) -> int:
+    """As much as there is; `readinto` waits until the view is full."""
+    content = response.read1(len(view))
+    view[: len(content)] = content
+    return len(content)
+
+
+def _nothing_follows(response: http.client.HTTPResponse, asked: Asked, at: Location) -> bool:
+    """False: it isn't known. Raises NotFetched where more is sent than was to come."""
     try:
-        found = socket.getaddrinfo(after.host, after.port, type=socket.SOCK_STREAM)
-    except OSError:
-        return None  # it can't be reached, which is told when it is tried
-    for *_, address in found:
-        if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global:
-            return f"{address[0]} is not a public address"
-    return None
+        more = response.read1(1)
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    if more:
+        reason = AnswerIsNoFile(path=asked.file.name, host=origin_of(at.url).host, content="more bytes than it has")
+        raise NotFetched(reason, "wrong")
+    return True
 
 
 def _head(at: Location, response: http.client.HTTPResponse) -> Head:

@@ -9,6 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -57,18 +58,23 @@ class Part:
         """Held by who writes: of several that write to one file at once, the kernel lets all but one burn a processor."""
         self._unsynced = 0
         self._syncing = threading.Lock()
+        self._syncer: threading.Thread | None = None
+        self._trouble: OSError | None = None
+        """What the disk said when we brought something to it. It says so once, and then as if nothing had been."""
 
     @classmethod
     def open(cls, directory: int, name: str, expected: Expected, boot: str) -> Self:
         """What is there of it already counts. Raises OSError (ENOSPC before anything was written, and then nothing is kept)."""
         file = os.open(f"{name}.part", _FILE, 0o644, dir_fd=directory)
         journal = -1
+        begins = False
         try:
             journal = os.open(f"{name}.journal", _FILE, 0o644, dir_fd=directory)
             blocks = _read(journal, expected, boot) if os.fstat(file).st_size == expected.size else None
             if blocks is None:
-                os.ftruncate(file, 0)
+                begins = True
                 os.ftruncate(journal, 0)
+                os.ftruncate(file, 0)
                 allocate(file, expected.size)
                 blocks = Blocks(expected.size, block_bytes_of(expected.size))
             _begin(journal, expected, boot, blocks)
@@ -76,11 +82,15 @@ class Part:
             os.close(file)
             if journal >= 0:
                 os.close(journal)
-            discard(directory, name)
+            if begins:  # else it is worth something, whatever went wrong now
+                discard(directory, name)
             raise
         return cls(directory, name, expected, file, journal, blocks)
 
     def close(self) -> None:
+        """When nobody writes any more. What is on its way to the disk is waited for."""
+        if self._syncer is not None:
+            self._syncer.join()
         os.close(self.file)
         os.close(self._journal)
 
@@ -110,8 +120,9 @@ class Part:
             self.grown.notify_all()
 
     def filled(self, span: Span, count: int) -> None:
-        """So many bytes were written at `span.position`."""
+        """So many bytes were written at `span.position`. Raises OSError."""
         with self._lock:
+            self._raise_trouble()
             before = self._blocks.contiguous
             first, last = self._blocks.fill(span, count)
             if first < last:
@@ -119,11 +130,10 @@ class Part:
             if self._blocks.contiguous != before:
                 self.grown.notify_all()
             self._unsynced += count
-            is_due = self._unsynced >= SYNC_BYTES and not self._syncing.locked()
-            if is_due:
+            if self._unsynced >= SYNC_BYTES and (self._syncer is None or not self._syncer.is_alive()):
                 self._unsynced = 0
-        if is_due:
-            threading.Thread(target=self._sync, daemon=True).start()
+                self._syncer = threading.Thread(target=self._sync, name=f"sync {self.name}", daemon=True)
+                self._syncer.start()
 
     def wait_until(self, arrived: Callable[[], bool], seconds: float) -> bool:
         with self.grown:
@@ -135,17 +145,31 @@ class Part:
             self._blocks = Blocks(self.expected.size, self._blocks.block_bytes)
             os.pwrite(self._journal, bytes(self._blocks.there), HEADER_BYTES)
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Returns when all that was written is on the disk. Raises OSError, also where it was told to nobody before."""
         with self._syncing:
-            there = bytes(self._blocks.there)
+            with self._lock:
+                self._raise_trouble()
+                blocks, there = self._blocks, bytes(self._blocks.there)
             try:
                 os.fdatasync(self.file)
                 with self._lock:
-                    self._blocks.synced(there)
-                    os.pwrite(self._journal, bytes(self._blocks.there), HEADER_BYTES)
+                    if blocks is not self._blocks:  # it was started over: those bytes count no more
+                        return
+                    blocks.synced(there)
+                    os.pwrite(self._journal, bytes(blocks.there), HEADER_BYTES)
                 os.fdatasync(self._journal)
-            except OSError:  # it was closed, or the disk fails: whoever writes next finds out
-                return
+            except OSError as error:
+                self._trouble = error
+                raise
+
+    def _sync(self) -> None:
+        with suppress(OSError):  # whoever writes next is told
+            self.sync()
+
+    def _raise_trouble(self) -> None:
+        if self._trouble is not None:
+            raise OSError(*self._trouble.args) from self._trouble
 
 
 def discard(directory: int, name: str) -> None:
@@ -159,9 +183,11 @@ def discard(directory: int, name: str) -> None:
 def allocate(file: int, size: int) -> None:
     """Take the space now, and not when the disk is full. Where a file system can't, only the size is set. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if size and libc.fallocate(file, 0, ctypes.c_longlong(0), ctypes.c_longlong(size)) != 0:
+    while size and libc.fallocate(file, 0, ctypes.c_longlong(0), ctypes.c_longlong(size)) != 0:
         number = ctypes.get_errno()
-        if number not in _NO_FALLOCATE:
+        if number in _NO_FALLOCATE:
+            break
+        if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
     os.ftruncate(file, size)
 
@@ -176,19 +202,21 @@ def _begin(journal: int, expected: Expected, boot: str, blocks: Blocks) -> None:
             "boot": boot,
         }
     )
-    os.pwrite(journal, header.ljust(HEADER_BYTES), 0)
-    os.pwrite(journal, bytes(blocks.there), HEADER_BYTES)
+    os.pwrite(
+        journal, bytes(blocks.there), HEADER_BYTES
+    )  # first: the header says that they are of this start of the machine
     os.ftruncate(journal, HEADER_BYTES + len(blocks.there))
+    os.pwrite(journal, header.ljust(HEADER_BYTES), 0)
 
 
 def _read(journal: int, expected: Expected, boot: str) -> Blocks | None:
     """What the journal says; None: it is about something else, or damaged."""
     try:
         header = orjson.loads(os.pread(journal, HEADER_BYTES, 0))
-        said = (header["version"], header["size"], header["digest"])
-        if said != (VERSION, expected.size, expected.digest):
+        block_bytes = block_bytes_of(expected.size)
+        said = (header["version"], header["size"], header["digest"], header["block_bytes"])
+        if said != (VERSION, expected.size, expected.digest, block_bytes):
             return None
-        block_bytes = int(header["block_bytes"])
         there = bytearray(os.pread(journal, os.fstat(journal).st_size - HEADER_BYTES, HEADER_BYTES))
         if header["boot"] != boot:
             there = there.translate(bytes([MISSING, MISSING, SYNCED, *(MISSING,) * 253]))

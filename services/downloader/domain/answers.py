@@ -109,6 +109,10 @@ def _part(head: Head, asked: Asked) -> int:
     if start != asked.start or not start <= last < asked.end:
         content = f"bytes {start} to {last} in place of {asked.start} to {asked.end - 1}"
         raise NotFetched(AnswerIsNoFile(path=asked.file.name, host=head.host, content=content), "wrong")
+    length = head.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) != last + 1 - start:
+        content = f"{length[:20]} bytes that it calls {start} to {last}"
+        raise NotFetched(AnswerIsNoFile(path=asked.file.name, host=head.host, content=content), "wrong")
     return last + 1 - start
 
 

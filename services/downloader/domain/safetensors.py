@@ -198,6 +198,19 @@ def read_config(document: bytes) -> ModelConfig:
     )
 
 
+def needs_remote_code(document: bytes) -> bool:
+    """Whether this config.json names Python files of its repository that an engine would have to run (`auto_map`).
+
+    What is no JSON object names none. What is too large to be looked at may name some.
+    """
+    if len(document) > MAX_CONFIG_BYTES:
+        return True
+    try:
+        return bool(read_object(document, "it").get("auto_map"))
+    except InvalidSafetensors:
+        return False
+
+
 def read_object(document: bytes, what: str) -> dict[str, object]:
     """`what` the problem calls the document by. Raises `InvalidSafetensors`."""
     try:

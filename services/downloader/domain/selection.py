@@ -4,9 +4,10 @@ Only names are looked at. What the files say is read afterwards, from a hub or a
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import groupby
 from typing import Final, Literal
 
 from services.downloader.domain import gguf, safetensors
@@ -189,7 +190,7 @@ def _is_projector(name: str) -> bool:
 
 def _projector(model: str, names: Iterable[str], asked_for: Sequence[str]) -> str | None:
     """One that was asked for, else one beside the model, else one above it."""
-    above = _ancestors(model)
+    above = list(_ancestors(model))
     candidates = asked_for or [name for name in names if _is_projector(name) and _parent(name) in above]
 
     def rank(name: str) -> tuple[int, int, str]:
@@ -250,16 +251,14 @@ def _without_copies(weights: Sequence[str], *, is_pipeline: bool) -> list[str]:
     kept = [name for name in weights if not _is_elsewhere(name)] or list(weights)
     parts = [name for name in kept if "/" in name]
     if is_pipeline and parts:  # what lies beside them is one file with all of them
-        directories = {_parent(name) for name in parts}
-        return [name for directory in directories for name in _plain(directory, parts)]
+        return [
+            f"{directory}/{name}"
+            for directory, names in groupby(sorted(parts, key=_parent), key=_parent)
+            for name in safetensors.plain_weights([_base(name) for name in names])
+        ]
     if any(name.startswith("model") and "/" not in name for name in kept):
         return [name for name in kept if not _is_consolidated(name)]
     return kept
-
-
-def _plain(directory: str, parts: Iterable[str]) -> list[str]:
-    plain = safetensors.plain_weights([_base(name) for name in parts if _parent(name) == directory])
-    return [f"{directory}/{name}" for name in plain]
 
 
 def _is_consolidated(name: str) -> bool:
@@ -326,7 +325,8 @@ def _parent(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _ancestors(name: str) -> list[str]:
+def _ancestors(name: str) -> Iterator[str]:
     """Directories above it, the nearest first and the root last."""
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+    while name:
+        name = _parent(name)
+        yield name

@@ -163,7 +163,15 @@ def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
     else:
         first = next((each for each in others if each.state == "wanted"), file)
         chosen = [] if first.id == file.id else [first]
-    return tuple(Neighbour(worker_id=each.worker_id, file_id=each.id, ready=each.state == "ready") for each in chosen)
+    return tuple(
+        Neighbour(
+            worker_id=each.worker_id,
+            file_id=each.id,
+            address=fleet.workers[each.worker_id].address,
+            ready=each.state == "ready",
+        )
+        for each in chosen
+    )
 
 
 def _is_heard(fleet: Fleet, worker_id: WorkerId) -> bool:

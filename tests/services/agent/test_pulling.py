@@ -1,7 +1,8 @@
 """The rate of a pull and what remains of it, in virtual time."""
 
+from kernel.pace import LEAST_SECONDS, WINDOW_SECONDS
 from schemas.reports import PullSeen
-from services.agent.domain.pulling import LEAST_SECONDS, WINDOW_SECONDS, PullRate
+from services.agent.domain.pulling import PullRate
 from services.agent.domain.runtime import PullProgress
 
 MIB = 2**20

@@ -123,6 +123,7 @@ def test_what_is_told_of_a_name_is_short() -> None:
         ("\ufb01le", "file"),
         ("heart\ufe0f", "heart"),
         ("model\u2460", "model1"),
+        ("\u2121", "tel"),
         ("same", "same"),
     ],
 )

@@ -13,6 +13,7 @@ from services.downloader.domain.safetensors import (
     InvalidSafetensors,
     ModelConfig,
     SafetensorsHeader,
+    needs_remote_code,
     read_config,
     read_index,
     read_safetensors_header,
@@ -153,6 +154,25 @@ def test_whatever_the_json_says_it_is_read_or_refused(document: dict[str, object
 
 def config_of(**changes: object) -> ModelConfig:
     return read_config(json.dumps({**A_CONFIG, **changes}).encode())
+
+
+@pytest.mark.parametrize(
+    ("document", "needs"),
+    [
+        (json.dumps({**A_CONFIG, "auto_map": {"AutoConfig": "configuration_x.XConfig"}}).encode(), True),
+        (b'{"auto_map": "x.X"}', True),
+        (json.dumps(A_CONFIG).encode(), False),
+        (b'{"auto_map": {}}', False),
+        (b'{"auto_map": null}', False),
+        (b'["auto_map"]', False),
+        (b"{", False),
+        (b"\xff", False),
+        (b"[" * 100_000, False),
+        (b" " * (safetensors.MAX_CONFIG_BYTES + 1), True),
+    ],
+)
+def test_a_config_that_names_code_of_its_repository_is_known_by_it(document: bytes, *, needs: bool) -> None:
+    assert needs_remote_code(document) is needs
 
 
 def test_a_config_says_what_the_model_is() -> None:

@@ -147,6 +147,8 @@ def test_a_consolidated_file_is_taken_where_there_is_no_other() -> None:
 def test_only_a_usual_file_of_the_root_stands_for_a_consolidated_one() -> None:
     dense = ("config.json", "2_Dense/model.safetensors", "consolidated.safetensors")
     assert select(listing_of(*dense), None).weights == dense[1:]
+    beside = ("config.json", "consolidated.safetensors", "models/a.safetensors")
+    assert select(listing_of(*beside), None).weights == beside[1:]
     elsewhere = ("config.json", "consolidated/a.safetensors", "model.safetensors")
     assert select(listing_of(*elsewhere), None).weights == elsewhere[1:]
 
@@ -154,6 +156,8 @@ def test_only_a_usual_file_of_the_root_stands_for_a_consolidated_one() -> None:
 def test_an_index_is_of_the_weights_beside_it() -> None:
     repository = ("config.json", "model.safetensors.index.json", "model/a.safetensors", "x.safetensors")
     assert "model.safetensors.index.json" in names_of(select(listing_of(*repository), "x.safetensors"))
+    repository = ("config.json", "model.safetensors.index.json", *shards("model.safetensors", 2), "model_x.safetensors")
+    assert "model.safetensors.index.json" in names_of(select(listing_of(*repository), "model-*"))
 
 
 def test_an_index_is_taken_whatever_its_weights_are_called() -> None:
@@ -180,7 +184,14 @@ def test_of_an_embedding_model_its_modules_are_taken_and_no_other_format() -> No
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"other{ending}" for ending in PICKLED),
+        "other.bin",
+        "other.pt",
+        "other.pth",
+        "other.pth.tar",
+        "other.pkl",
+        "other.pickle",
+        "other.ckpt",
+        "other.joblib",
         "other.PT",
         "other.gguf",
         "other.h5",

@@ -27,7 +27,8 @@ def llama_cpp(start: Start) -> EngineCommand:
     parameters = start.launch.parameters
     program = _program(start)
     ours = (
-        flag(("--model", "-m"), min(start.weights, default=start.launch.source.path)),
+        flag(("--model", "-m"), start.model_path),
+        *((flag(("--mmproj", "-mm"), start.projector),) if start.projector is not None else ()),
         flag(("--alias", "-a"), start.launch.model_name),
         flag("--host", start.host),
         flag("--port", start.port),

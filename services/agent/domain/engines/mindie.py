@@ -18,6 +18,7 @@ from schemas.parameters import find, split, whole_number
 from schemas.reasons import ParameterInvalid, Reason, UnknownParameter
 from schemas.wanted import FLAGS
 from services.agent.domain.engines.environment import on_ascend
+from services.agent.domain.engines.local import path_of
 from services.agent.domain.engines.placeholders import substituted
 from services.agent.domain.engines.start import Start, default_program
 from services.agent.domain.runtime import EngineCommand, EngineNotStarted
@@ -212,7 +213,7 @@ def _adapters(start: Start) -> dict[str, Any]:
     if not adapters:
         return {}
     base = start.launch.model_name
-    modules = [{"name": each.lora_name, "path": each.source.path, "baseModelName": base} for each in adapters]
+    modules = [{"name": each.lora_name, "path": path_of(each.source), "baseModelName": base} for each in adapters]
     return {"maxLoras": len(adapters), "LoraModules": modules}
 
 

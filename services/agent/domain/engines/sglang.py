@@ -10,6 +10,7 @@ from schemas.parameters import names_in
 from schemas.wanted import FLAGS
 from services.agent.domain.engines.environment import interfaces, on_ascend, torch_threads
 from services.agent.domain.engines.flags import Flag, arguments, flag
+from services.agent.domain.engines.local import path_of
 from services.agent.domain.engines.placeholders import substituted
 from services.agent.domain.engines.start import Start, default_program
 from services.agent.domain.runtime import EngineCommand
@@ -91,7 +92,7 @@ def _speculation(start: Start) -> tuple[Flag, ...]:
     draft = wanted.draft_model
     found = [flag(("--speculative-algorithm", "--speculative-algo"), ALGORITHMS[wanted.algorithm])]
     if draft is not None:
-        found.append(flag(("--speculative-draft-model-path", "--speculative-draft-model"), draft.path))
+        found.append(flag(("--speculative-draft-model-path", "--speculative-draft-model"), path_of(draft)))
     tokens = wanted.draft_tokens
     if tokens is None or not names_in(start.launch.parameters).isdisjoint(_STEPS):
         return tuple(found)
@@ -130,7 +131,7 @@ def _adapters(start: Start) -> tuple[Flag, ...]:
     adapters = start.launch.lora_list
     if not adapters:
         return ()
-    paths = (f"{each.lora_name}={each.source.path}" for each in adapters)
+    paths = (f"{each.lora_name}={path_of(each.source)}" for each in adapters)
     return (flag("--enable-lora"), flag("--lora-paths", *paths))
 
 

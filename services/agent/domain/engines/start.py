@@ -1,5 +1,6 @@
 """What is known when an engine is to be started, the same for all engines; and which ports its parts meet at."""
 
+import posixpath
 import zlib
 from dataclasses import dataclass, field
 from typing import Final
@@ -8,6 +9,7 @@ from schemas.assignment import AssignedInstance
 from schemas.models import Launch, Member
 from schemas.parameters import find
 from schemas.versions import Version, version_of
+from services.agent.domain.engines.local import path_of
 
 LOWEST_PORT: Final = 20000
 BLOCKS: Final = 2500
@@ -52,8 +54,13 @@ class Start:
     @property
     def model_path(self) -> str:
         """The GGUF, or the first of its shards; else the directory."""
-        gguf = [path for path in self.weights if path.lower().endswith(".gguf")]
-        return min(gguf, default=self.launch.source.path)
+        gguf = [path for path in self.weights if path.lower().endswith(".gguf") and path != self.projector]
+        return min(gguf, default=path_of(self.launch.source))
+
+    @property
+    def projector(self) -> str | None:
+        """The GGUF beside the model that lets it see or hear."""
+        return next((path for path in self.weights if "mmproj" in posixpath.basename(path).lower()), None)
 
     @property
     def version(self) -> Version | None:

@@ -18,6 +18,7 @@ from schemas.parameters import find
 from schemas.wanted import FLAGS
 from services.agent.domain.engines.environment import interfaces, on_ascend, torch_threads
 from services.agent.domain.engines.flags import Flag, arguments, flag
+from services.agent.domain.engines.local import path_of
 from services.agent.domain.engines.placeholders import substituted
 from services.agent.domain.engines.start import Start, default_program
 from services.agent.domain.engines.together import once_reachable, with_beside
@@ -101,7 +102,7 @@ def _speculation(wanted: Speculation) -> str:
     """A draft model's own tokens are what `model` drafts; EAGLE's too. `mtp` and `ngram` need no model."""
     said: dict[str, Any] = {} if wanted.algorithm == "draft_model" else {"method": wanted.algorithm}
     if wanted.draft_model is not None:
-        said["model"] = wanted.draft_model.path
+        said["model"] = path_of(wanted.draft_model)
     said["num_speculative_tokens"] = wanted.draft_tokens or DRAFT_TOKENS[wanted.algorithm]
     return json.dumps(said, separators=(",", ":"))
 
@@ -134,7 +135,7 @@ def _adapters(start: Start) -> tuple[Flag, ...]:
     if not adapters:
         return ()
     modules = [
-        json.dumps({"name": each.lora_name, "path": each.source.path}, separators=(",", ":"), ensure_ascii=False)
+        json.dumps({"name": each.lora_name, "path": path_of(each.source)}, separators=(",", ":"), ensure_ascii=False)
         for each in adapters
     ]
     return (flag("--enable-lora"), flag("--max-loras", len(adapters)), flag("--lora-modules", *modules))

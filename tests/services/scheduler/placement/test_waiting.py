@@ -43,7 +43,10 @@ OF_REQUESTS = {
 }  # fmt: skip
 OF_FILES = {
     "being_inspected", "model_not_found", "model_files_incomplete", "model_file_truncated", "model_file_invalid",
-    "path_not_allowed", "weights_unknown", "inspection_failed",
+    "path_not_allowed", "weights_unknown", "inspection_failed", "not_the_first_shard", "repository_not_found",
+    "revision_not_found", "hub_unauthorized", "hub_unreachable", "hub_rate_limited", "hub_error", "redirect_not_allowed",
+    "no_file_matches", "files_ambiguous", "unsafe_format", "remote_code_not_allowed", "unsafe_file_name", "too_many_files",
+    "gated_repository",
 }  # fmt: skip
 OF_IMAGES = {"agent_silent", "runs_no_containers"}
 """Of images that are pulled ahead."""
@@ -54,7 +57,8 @@ OF_LIFE = {
     "unknown_parameter", "gpu_out_of_memory", "gpu_memory_taken", "kv_cache_too_small", "no_kernel_for_gpu",
     "gpu_driver_missing", "gpu_driver_too_old", "quantization_not_supported", "collective_timeout",
     "peer_unreachable", "shared_memory_too_small", "locked_memory_limited", "too_many_open_files",
-    "disk_full", "cpu_not_supported", "remote_code_not_trusted", "gated_repository",
+    "disk_full", "cpu_not_supported", "remote_code_not_trusted", "size_mismatch", "checksum_mismatch",
+    "revision_changed", "answer_is_no_file", "disk_error", "file_in_use",
     "chat_template_missing", "package_missing", "packages_do_not_match", "program_not_executable",
     "not_accepted", "download_stalled", "start_timeout", "finishing_requests", "stop_overdue", "rolled_back",
 }  # fmt: skip

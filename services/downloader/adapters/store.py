@@ -1,0 +1,362 @@
+"""The store: where model files lie on a worker, so that a person finds them. Blocks; it belongs in a thread.
+
+    <cache>/huggingface/Qwen/Qwen3-8B/<commit>/model-00001-of-00005.safetensors     what engines are given
+    <cache>/huggingface/Qwen/Qwen3-8B/<commit>/.muster/                             what we know of it, and what is on its way
+
+Every path is walked from a descriptor of the store, a name at a time, and no symbolic link is followed: whatever a name says, it
+leads to nothing outside.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from schemas.sources import HubSource
+from services.downloader.adapters.parts import DIRECTORY, Expected, Part, discard
+from services.downloader.domain.manifest import Manifest, key_of
+from services.downloader.domain.names import OURS
+
+MANIFEST_SUFFIX: Final = ".json"
+LEASE: Final = "lease"
+MOST_DEPTH: Final = 3
+"""Of organisation, name and commit."""
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    free_bytes: int
+    total_bytes: int
+
+
+class Store:
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def space(self) -> Space:
+        found = os.statvfs(self.root)
+        return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+    @contextmanager
+    def home(self, source: HubSource, commit: str, *, create: bool = False) -> Generator["Home", None, None]:
+        """Of one commit of a repository. Raises FileNotFoundError where there is none, OSError."""
+        parts = home_parts(source, commit)
+        with (
+            self._open() as root,
+            descended(root, parts, create=create) as directory,
+            descended(directory, (OURS,), create=create) as ours,
+        ):
+            yield Home(self.root.joinpath(*parts), directory, ours)
+
+    def manifests(self) -> Iterator[tuple[Manifest, float]]:
+        """All that is here, whole or not, and when it was used last (seconds since the epoch)."""
+        for kind in ("huggingface", "model_scope"):
+            top = self.root / kind
+            for directory, names, _ in os.walk(top, followlinks=False):
+                is_home = OURS in names
+                if is_home:
+                    yield from self._manifests_in(Path(directory))
+                if is_home or len(Path(directory).relative_to(top).parts) >= MOST_DEPTH:
+                    names.clear()
+
+    def _manifests_in(self, home: Path) -> Iterator[tuple[Manifest, float]]:
+        parts = (*home.relative_to(self.root).parts, OURS)
+        with contextlib.suppress(OSError), self._open() as root, descended(root, parts) as ours:
+            yield from list(_manifests(ours))
+
+    def remove(self, source: HubSource, commit: str) -> None:
+        """What was chosen of the repository, without what others chose too. Not being there is fine. Raises OSError."""
+        try:
+            with self.home(source, commit) as home:
+                home.remove(key_of(source))
+        except FileNotFoundError:
+            return
+        self._prune(home_parts(source, commit))
+
+    def _prune(self, parts: Sequence[str]) -> None:
+        """Directories that hold nothing any more."""
+        for depth in range(len(parts), 0, -1):
+            with contextlib.suppress(OSError), self._open() as root, descended(root, parts[: depth - 1]) as parent:
+                os.rmdir(parts[depth - 1], dir_fd=parent)
+
+    @contextmanager
+    def _open(self) -> Generator[int, None, None]:
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+class Home:
+    """`directory`, `ours`: open descriptors, of whoever made it."""
+
+    def __init__(self, path: Path, directory: int, ours: int) -> None:
+        self.path = path
+        self.directory = directory
+        self.ours = ours
+
+    # -- what is known
+
+    def manifest(self, source: HubSource) -> Manifest | None:
+        found = _read_manifest(self.ours, key_of(source) + MANIFEST_SUFFIX)
+        return found if found is not None and found.source == source else None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Whole, or not at all."""
+        name, content = manifest.key + MANIFEST_SUFFIX, manifest.model_dump_json().encode()
+        temporary = f"{name}.new"
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=self.ours
+        )
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, name, src_dir_fd=self.ours, dst_dir_fd=self.ours)
+
+    def use(self, source: HubSource) -> None:
+        """It is used now: what was used last is removed last."""
+        with contextlib.suppress(OSError):
+            os.utime(key_of(source) + MANIFEST_SUFFIX, dir_fd=self.ours)
+
+    # -- files
+
+    def size_of(self, name: str) -> int | None:
+        """None: there is no such regular file."""
+        try:
+            with self.open(name) as descriptor:
+                return os.fstat(descriptor).st_size
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+
+    @contextmanager
+    def open(self, name: str) -> Generator[int, None, None]:
+        """To read. Raises OSError (ENOENT also for what is no regular file)."""
+        *parents, last = name.split("/")
+        with descended(self.directory, parents) as parent:
+            descriptor = os.open(last, _READ, dir_fd=parent)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise FileNotFoundError(errno.ENOENT, "no regular file", name)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self.open(name) as descriptor:
+            buffer = bytearray(1 << 20)
+            while count := os.readv(descriptor, [buffer]):
+                digest.update(memoryview(buffer)[:count])
+        return digest.hexdigest()
+
+    def open_part(self, name: str, expected: Expected, boot: str) -> Part:
+        """What is there of it already counts. Raises OSError."""
+        return Part.open(self.ours, part_name(name), expected, boot)
+
+    def settle(self, name: str) -> None:
+        """A part that is complete becomes the file."""
+        *parents, last = name.split("/")
+        with descended(self.directory, parents, create=True) as parent:
+            os.rename(f"{part_name(name)}.part", last, src_dir_fd=self.ours, dst_dir_fd=parent)
+        discard(self.ours, part_name(name))
+
+    def drop_part(self, name: str) -> None:
+        discard(self.ours, part_name(name))
+
+    def part_bytes(self, names: Iterable[str]) -> int:
+        """What the parts of these files take on the disk already."""
+        found = 0
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.stat(f"{part_name(name)}.part", dir_fd=self.ours, follow_symlinks=False).st_blocks * 512
+        return found
+
+    def sync(self, names: Iterable[str]) -> None:
+        """Bring them to the disk, with the directories that name them."""
+        for name in names:
+            with self.open(name) as descriptor:
+                os.fsync(descriptor)
+            *parents, _ = name.split("/")
+            with descended(self.directory, parents) as parent:
+                os.fsync(parent)
+
+    def remove(self, key: str) -> None:
+        mine = _read_manifest(self.ours, key + MANIFEST_SUFFIX)
+        others = {file.name for other, _ in _manifests(self.ours) if other.key != key for file in other.files}
+        for file in mine.files if mine is not None else ():
+            if file.name in others:
+                continue
+            discard(self.ours, part_name(file.name))
+            self._unlink(file.name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(key + MANIFEST_SUFFIX, dir_fd=self.ours)
+        if not others:
+            for name in _names_in(self.ours):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self.ours)
+            with contextlib.suppress(OSError):
+                os.rmdir(OURS, dir_fd=self.directory)
+
+    def _unlink(self, name: str) -> None:
+        """With the directories that held nothing else."""
+        *parents, last = name.split("/")
+        try:
+            with descended(self.directory, parents) as parent:
+                os.unlink(last, dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (*_GONE, errno.EISDIR, errno.EPERM):
+                raise
+        for depth in range(len(parents), 0, -1):
+            with contextlib.suppress(OSError), descended(self.directory, parents[: depth - 1]) as parent:
+                os.rmdir(parents[depth - 1], dir_fd=parent)
+
+
+@contextmanager
+def descended(directory: int, parts: Sequence[str], *, create: bool = False) -> Generator[int, None, None]:
+    """A descriptor of a directory below. Raises OSError: ELOOP or ENOTDIR where a symbolic link stands in the way."""
+    current = os.dup(directory)
+    try:
+        for part in parts:
+            if part in ("", ".", "..") or "/" in part:
+                raise OSError(errno.EINVAL, "no name of a file", part)
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=current)
+            below = os.open(part, DIRECTORY, dir_fd=current)
+            os.close(current)
+            current = below
+        yield current
+    finally:
+        os.close(current)
+
+
+def home_parts(source: HubSource, commit: str) -> tuple[str, ...]:
+    return (source.type, *source.repo_id.split("/"), commit)
+
+
+def _names_in(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
+
+
+def part_name(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _manifests(ours: int) -> Iterator[tuple[Manifest, float]]:
+    for name in sorted(_names_in(ours)):
+        if name.endswith(MANIFEST_SUFFIX):
+            manifest = _read_manifest(ours, name)
+            if manifest is not None:
+                yield manifest, os.stat(name, dir_fd=ours, follow_symlinks=False).st_mtime
+
+
+def _read_manifest(ours: int, name: str) -> Manifest | None:
+    """None: there is none, or it is of another version, or damaged: then the files are looked at anew."""
+    try:
+        descriptor = os.open(name, _READ, dir_fd=ours)
+    except OSError:
+        return None
+    try:
+        content = b""
+        while piece := os.read(descriptor, 1 << 20):
+            content += piece
+        return Manifest.model_validate_json(content)
+    except (OSError, ValidationError):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+class Lease:
+    """Who fetches into a store that several workers share. It is kept by renewing it, and not by a clock: machines' clocks differ.
+
+    Whoever finds one that does not change for `seconds`, on its own clock, takes it over: its holder is gone.
+    """
+
+    def __init__(self, home: Home, holder: str, seconds: float = 20.0) -> None:
+        self._home = home
+        self._holder = holder
+        self._seconds = seconds
+        self._counter = 0
+        self._seen: bytes | None = None
+        self._seen_at = 0.0
+
+    def take(self) -> bool:
+        """Ours from now on; False: it is somebody else's. Ask again from time to time."""
+        found = self._read()
+        if found is None:
+            return self._write_new()
+        if found.partition(b" ")[0].decode("utf-8", "replace") == self._holder:
+            self.renew()
+            return True
+        now = time.monotonic()
+        if found != self._seen:
+            self._seen, self._seen_at = found, now
+            return False
+        if now - self._seen_at < self._seconds:
+            return False
+        aside = f"{LEASE}.{self._holder}.old"
+        try:  # one of several that want it succeeds
+            os.rename(LEASE, aside, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
+        except FileNotFoundError:
+            return False
+        os.unlink(aside, dir_fd=self._home.ours)
+        return self._write_new()
+
+    def renew(self) -> None:
+        self._counter += 1
+        temporary = self._write_aside()
+        os.rename(temporary, LEASE, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
+
+    def give_back(self) -> None:
+        found = self._read()
+        if found is not None and found.partition(b" ")[0].decode("utf-8", "replace") == self._holder:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(LEASE, dir_fd=self._home.ours)
+
+    def _write_new(self) -> bool:
+        temporary = self._write_aside()
+        try:  # a link is made by one alone, also on NFS
+            os.link(temporary, LEASE, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary, dir_fd=self._home.ours)
+        return True
+
+    def _write_aside(self) -> str:
+        temporary = f"{LEASE}.{self._holder}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(temporary, flags, 0o644, dir_fd=self._home.ours)
+        try:
+            os.write(descriptor, f"{self._holder} {self._counter} {time.time_ns()}".encode())
+        finally:
+            os.close(descriptor)
+        return temporary
+
+    def _read(self) -> bytes | None:
+        try:
+            descriptor = os.open(LEASE, _READ, dir_fd=self._home.ours)
+        except FileNotFoundError:
+            return None
+        try:
+            return os.read(descriptor, 256)
+        finally:
+            os.close(descriptor)
