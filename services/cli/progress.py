@@ -55,17 +55,22 @@ class Bars:
             for part in file["parts"]:
                 told = f"{render.size(part['bytes'])} of {render.size(part['total'])}"
                 wanted[file["id"], part["name"]] = (f"  {part['name']}", part["bytes"], part["total"], told)
-        if wanted and not self._is_drawn:
-            self._progress.start()
-            self._is_drawn = True
         if wanted.keys() != self._tasks.keys():  # in their order: parts stand below what they are of
             for task in self._tasks.values():
                 self._progress.remove_task(task)
-            self._tasks = {key: self._progress.add_task("", total=None, told="") for key in wanted}
+            self._tasks = {
+                key: self._progress.add_task(plain(name), completed=done or 0, total=total or None, told=plain(told))
+                for key, (name, done, total, told) in wanted.items()
+            }
         for key, (name, done, total, told) in wanted.items():
             self._progress.update(
                 self._tasks[key], description=plain(name), completed=done, total=total or None, told=plain(told)
             )
+        if wanted and not self._is_drawn:
+            self._progress.start()
+            self._is_drawn = True
+        elif self._is_drawn:
+            self._progress.refresh()
 
     def say(self, line: str) -> None:
         self._progress.console.print(plain(line), markup=False, highlight=False, soft_wrap=True)

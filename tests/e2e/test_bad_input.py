@@ -64,6 +64,30 @@ BAD_FIELDS: list[tuple[str, object]] = [
     *(("local_path", value) for value in ("relative.gguf", "./a", "/a/../b", "/a/./b", "/a//b", "/..", "", None, 5)),
     *(("local_path", value) for value in ("/a\0b", "/" + "a" * 4096)),
     *(("source", value) for value in ("ftp", None, {"type": "local_path"})),
+    *(
+        (field, value)
+        for field in ("huggingface_repo_id", "model_scope_model_id")
+        for value in (
+            *(
+                "",
+                "a/b/c",
+                "/a",
+                "../a",
+                "a/..",
+                "a//b",
+                "a b",
+                "a\\b",
+                "a\0b",
+                "a\n",
+                "ä/b",
+                "-a/b",
+                "a--b",
+                "a.git",
+                5,
+            ),
+            *("x" * 10_000, "https://huggingface.co/a/b", "https://user:hf_secret@huggingface.co/a/b", ["a/b"]),
+        )
+    ),
     *(("backend", value) for value in ("vllm", "", None, 1)),
     *(("backend_version", value) for value in ("a" * 65, "a\0b", 1)),
     *(("backend_parameters", value) for value in ("--port=1", [5], [None], ["a\0"], ["a" * 4097], ["a"] * 257, {})),
@@ -96,6 +120,88 @@ async def test_a_field_of_a_wrong_type_or_value_is_named(client: Client, method:
         path = "/v2/models" if method == "POST" else "/v2/models/there"
         status, code, where = await refused(client, method, path, body)
         assert (status, (where or "").partition(".")[0]) == (422, field), (field, value, code, where)
+
+
+HUB: dict[str, Any] = {"name": "one", "huggingface_repo_id": "Qwen/Qwen3-8B"}
+BAD_FILES: list[tuple[str, object]] = [
+    *(
+        ("huggingface_filename", value)
+        for value in (
+            *("", "/a.gguf", "../a.gguf", "a/../b", "./a", "a//b", "a/", "a\\b.gguf", "a\0b", "a\n", "a\x1b[31m", 5),
+            *("x" * 256, "x" * 10_000, ["a"]),
+        )
+    ),
+    *(
+        ("revision", value)
+        for value in (
+            *(
+                "",
+                "refs/pr/1",
+                "refs/heads/main",
+                "../main",
+                "a/../b",
+                "/main",
+                "main/",
+                "a//b",
+                "-a",
+                "a b",
+                "a\0b",
+                "a\n",
+            ),
+            *("x" * 129, "x" * 10_000, "https://hf.co/a", 5),
+        )
+    ),
+    ("huggingface_repo_id", "https://user:hf_secret@huggingface.co/a/b"),
+    *(("local_path", value) for value in ("/a",)),
+    *(("model_scope_model_id", value) for value in ("a/b",)),
+    *(("model_scope_file_path", value) for value in ("a.gguf",)),
+    *(("source", value) for value in ("ftp", None, 5)),
+]
+
+
+async def test_a_file_or_revision_that_can_be_none_of_a_repository_is_named_and_never_repeated(client: Client) -> None:
+    lora = {"lora_name": "l", "huggingface_repo_id": "a/b"}
+    for field, value in BAD_FILES:
+        for body, where in (
+            (HUB | {field: value}, field),
+            (HUB | {"backend": "vLLM", "lora_list": [lora, lora | {field: value}]}, f"lora_list.1.{field}"),
+        ):
+            status, answer, told = await client.request("POST", "/v2/models", body)
+            code, named = _complete("/v2/models", status, answer, told)
+            assert (status, code, named) == (422, "invalid_request", where), (field, value)
+            assert not isinstance(value, str) or len(value) < 20 or value not in orjson.dumps(answer).decode()
+    files = HUB | {"worker_ids": ["nobody"]}
+    del files["name"]
+    for field, value in BAD_FILES:
+        told = await refused(client, "POST", "/v2/model-files", files | {field: value})
+        assert told == (422, "invalid_request", field), (field, value)
+
+
+async def test_a_source_without_its_repository_or_path_is_refused_where_that_is_missing(client: Client) -> None:
+    nothing = {"name": "one"}
+    for body, field in (
+        (nothing, "source"),
+        (nothing | {"revision": "main"}, "source"),
+        (nothing | {"source": "huggingface"}, "huggingface_repo_id"),
+        (nothing | {"source": "model_scope", "huggingface_repo_id": "a/b"}, "model_scope_model_id"),
+        (nothing | {"source": "local_path", "local_path": None}, "local_path"),
+        (nothing | {"huggingface_filename": "*.gguf"}, "huggingface_repo_id"),
+        (VALID | {"revision": "main"}, "revision"),
+        (
+            VALID | {"speculative_config": {"algorithm": "draft_model", "source": "huggingface"}},
+            "speculative_config.huggingface_repo_id",
+        ),
+        (VALID | {"lora_list": [{"lora_name": "l"}]}, "lora_list.0.source"),
+    ):
+        assert await refused(client, "POST", "/v2/models", body) == (422, "invalid_request", field), body
+    for change, field in (
+        ({"source": "huggingface"}, "huggingface_repo_id"),
+        ({"revision": "main"}, "revision"),
+        ({"local_path": None}, "local_path"),
+        ({"huggingface_repo_id": "a/b", "local_path": "/a"}, "local_path"),
+        ({"huggingface_filename": "*.gguf"}, "huggingface_repo_id"),
+    ):
+        assert await refused(client, "PATCH", "/v2/models/there", change) == (422, "invalid_request", field), change
 
 
 async def test_an_unknown_field_is_refused_by_its_name(client: Client) -> None:
