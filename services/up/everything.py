@@ -198,6 +198,7 @@ class Everything:
             | {
                 "agent_nkey_seed": seeds["agent"],
                 "data_dir": data,
+                "cache_dir": settings.cache_dir,
                 "worker_name": settings.worker_name,
                 "worker_ip": "127.0.0.1",
                 "inventory": settings.inventory,
@@ -208,7 +209,21 @@ class Everything:
             | ({"llama_cpp_command": settings.llama_cpp_command} if settings.llama_cpp_command else {})
         )
         downloader = DownloaderSettings.model_validate(
-            common | {"downloader_nkey_seed": seeds["downloader"], "data_dir": data, "worker_id": self.worker_id}
+            common
+            | {
+                "downloader_nkey_seed": seeds["downloader"],
+                "data_dir": data,
+                "cache_dir": settings.cache_dir,
+                "worker_id": self.worker_id,
+                "huggingface_token": settings.huggingface_token,
+                "modelscope_token": settings.modelscope_token,
+                "bytes_per_second": settings.bytes_per_second,
+                "disk_reserve_bytes": settings.disk_reserve_bytes,
+                "evict": settings.evict,
+                "local_model_dirs": settings.local_model_dirs,
+                "trusted_repositories": settings.trusted_repositories,
+                "share": False,  # there is no other worker
+            }
         )
         return self.api, scheduler, DownloaderProcess(downloader), AgentProcess(agent)
 

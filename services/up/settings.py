@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
@@ -20,6 +20,22 @@ class UpSettings(Settings):
     worker_name: str = Field(default_factory=socket.gethostname)
     inventory: Path | None = None
     """A JSON file that describes the machine by hand."""
+    cache_dir: Path | None = None
+    """Where model files go; `<data-dir>/cache` when not given."""
+    huggingface_token: SecretStr | None = None
+    """For gated and private repositories; `HF_TOKEN` when not given. The hub is huggingface.co, or what `HF_ENDPOINT` names."""
+    modelscope_token: SecretStr | None = None
+    """The same for ModelScope; `MODELSCOPE_API_TOKEN` and `MODELSCOPE_ENDPOINT`."""
+    bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    """All downloads together take no more than this; 0: whatever there is."""
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Of the disk that models are put on, so much is kept free."""
+    evict: Literal["never", "least_recently_used"] = "never"
+    """Whether models that no instance uses are removed when there is no room for one that is wanted."""
+    local_model_dirs: str = ""
+    """Directories (separated by `:`) that local models may lie in; empty: anywhere."""
+    trusted_repositories: str = ""
+    """Repositories whose own programs engines may run, each as of one commit, with commas between: `org/name@<commit>`."""
     llama_cpp_command: str | None = None
     """Another program for the llama.cpp backend; it takes llama-server's flags."""
     vllm_command: str = ""

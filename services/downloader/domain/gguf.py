@@ -136,6 +136,14 @@ class InvalidGguf(Exception):
         self.problem = problem
 
 
+class NotFirst(InvalidGguf):
+    """The name of a later shard: the first one stands for the model."""
+
+    def __init__(self, number: int, count: int, first: str) -> None:
+        super().__init__(f"it is shard {number} of {count}; give the first, {first}")
+        self.first = first
+
+
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     version: int
@@ -298,7 +306,7 @@ def shard_names(file_name: str) -> tuple[str, ...]:
     if not 1 <= number <= count <= MAX_SHARDS:
         raise InvalidGguf(f"there is no shard {number} of {count}")
     if number > 1:
-        raise InvalidGguf(f"it is shard {number} of {count}; give the first, {first_shard(file_name)}")
+        raise NotFirst(number, count, first_shard(file_name))
     return tuple(f"{prefix}-{shard:05}-of-{count:05}.gguf" for shard in range(1, count + 1))
 
 

@@ -14,6 +14,7 @@ from schemas.reasons import (
     ModelFilesIncomplete,
     ModelFileTruncated,
     ModelNotFound,
+    NotTheFirstShard,
     Reason,
     WeightsUnknown,
 )
@@ -337,6 +338,8 @@ def _sum(sizes: Iterable[int], path: PurePosixPath, place: Place) -> int:
 def _domain_errors(path: PurePosixPath, place: Place) -> Generator[None, None, None]:
     try:
         yield
+    except gguf.NotFirst as later:
+        raise Unfit(NotTheFirstShard(path=place.called(path), first=later.first)) from later
     except (gguf.InvalidGguf, safetensors.InvalidSafetensors) as invalid:
         raise _invalid(path, place, invalid.problem) from invalid
 

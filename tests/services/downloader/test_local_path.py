@@ -16,6 +16,7 @@ from schemas.reasons import (
     ModelFilesIncomplete,
     ModelFileTruncated,
     ModelNotFound,
+    NotTheFirstShard,
     PathNotAllowed,
     Reason,
     WeightsUnknown,
@@ -99,7 +100,8 @@ def test_shards_weigh_together_and_are_what_the_first_says() -> None:
 
 
 def test_a_later_shard_is_answered_with_the_name_of_the_first() -> None:
-    assert inspect(SECOND_OF_TWO) == invalid(SECOND_OF_TWO, f"it is shard 2 of 2; give the first, {FIRST_OF_TWO.name}")
+    later = NotTheFirstShard(path=str(SECOND_OF_TWO), first=FIRST_OF_TWO.name)
+    assert inspect(SECOND_OF_TWO) == ModelInspection(reasons=(later,))
 
 
 def test_shards_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from services.agent.domain.accelerators.quantities import mib, number, whole, wo
 from services.agent.domain.accelerators.reading import GpuReading
 from services.agent.domain.accelerators.vendors import ILUVATAR
 
-_DRIVER: Final = re.compile(r"Driver Version:\s*(\S+)")
+_DRIVER: Final = re.compile(
+    r"Driver Version:\s*(\S+)\s"
+)  # of output that ends too early, a version may be a part of one
 
 
 def parse(answers: Answers) -> tuple[GpuReading, ...]:
