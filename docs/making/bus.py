@@ -28,8 +28,18 @@ from schemas.envelope import CONTENT_TYPE, Envelope, dataschema
 from schemas.facts import FACTS
 from schemas.facts.base import Fact
 from schemas.ids import NOBODY
-from schemas.reports import REPORTS, Beat, Report, RequestsInFlight
-from schemas.subjects import PROJECTED, FactSubject, ReportSubject, ask, assigned, beat, parse_fact_subject, requests
+from schemas.reports import REPORTS, Beat, FilesProgress, Report, RequestsInFlight
+from schemas.subjects import (
+    PROJECTED,
+    FactSubject,
+    ReportSubject,
+    ask,
+    assigned,
+    beat,
+    parse_fact_subject,
+    progress,
+    requests,
+)
 
 ANSWER: Final = "answer to "
 PARAMETERS: Final = {
@@ -49,6 +59,7 @@ def document() -> dict[str, Any]:
         publish(broker, report.type, subject, _event(report), sentence_of(report))
     publish(broker, "Assigned", assigned("{worker}"), Assigned, "What a worker is to do: the newest document is kept.")
     publish(broker, "Beat", beat("{worker}", "{role}"), Beat, sentence_of(Beat))
+    publish(broker, "FilesProgress", progress("{worker}"), FilesProgress, sentence_of(FilesProgress))
     publish(broker, "RequestsInFlight", requests("{gateway}"), RequestsInFlight, sentence_of(RequestsInFlight))
     publish(broker, "Projected", PROJECTED, Mark, "How far the read models are.")
     question(broker, "inspect", InspectModel, ModelInspection)

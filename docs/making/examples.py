@@ -26,6 +26,10 @@ NOT_ENOUGH: Final = {
 OUT_OF_MEMORY: Final = {"code": "out_of_memory", "worker_id": WORKER}
 SILENT: Final = {"code": "worker_silent", "worker_id": WORKER, "silent_seconds": 10.2}
 NOT_FOUND: Final = {"code": "model_not_found", "worker_id": WORKER, "path": PATH}
+REPOSITORY: Final = "unsloth/Qwen3-8B-GGUF"
+HUB: Final = {"type": "huggingface", "repo_id": REPOSITORY, "filename": "*Q4_K_M*.gguf", "revision": "main"}
+SHA256: Final = "120307ba529eb2439d6c430d94104dabd578497bc7bfe7e322b5d9933b449bd4"
+IN_USE: Final = {"code": "file_in_use", "worker_id": WORKER, "instances": ["qwen3-8b-0"]}
 
 VALUES: Final[dict[str, Any]] = {
     # what is called the same everywhere
@@ -347,6 +351,50 @@ VALUES: Final[dict[str, Any]] = {
     "GpuNotSelected.wanted": ["alpha:cuda:0"],
     "InspectionFailed.problem": "no answer within 15 s",
     "InspectModel.source": {"type": "local_path", "path": PATH},
+    # files of hubs
+    "repo_id": REPOSITORY,
+    "filename": "*Q4_K_M*.gguf",
+    "HuggingFace.revision": "main",
+    "ModelScope.revision": "master",
+    "repository": REPOSITORY,
+    "host": "huggingface.co",
+    "digest": SHA256,
+    "model_path": "/var/lib/muster/models/9f3c1e7/Qwen3-8B-Q4_K_M.gguf",
+    "ModelFileRequested.source": HUB,
+    "request": 4712,
+    "ModelFileDeletionRefused.reasons": [IN_USE],
+    "FileInUse.instances": ["qwen3-8b-0"],
+    "PartInFlight.name": "Qwen3-8B-Q4_K_M.gguf",
+    "FileProgress.phase": "downloading",
+    "origin": "huggingface.co",
+    "files_ready": 1,
+    "FileProgress.files": 2,
+    "RevisionNotFound.revision": "v9",
+    "HubUnauthorized.status": 401,
+    "HubUnreachable.problem": "the name can't be resolved",
+    "retry_after_seconds": 30.0,
+    "HubError.status": 502,
+    "HubError.problem": "Bad Gateway",
+    "RedirectNotAllowed.to": "169.254.169.254",
+    "RedirectNotAllowed.problem": "it is an address inside of a network",
+    "NoFileMatches.pattern": "*Q9_K*.gguf",
+    "NoFileMatches.available": ["Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"],
+    "FilesAmbiguous.models": ["Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"],
+    "UnsafeFormat.formats": [".bin"],
+    "UnsafeFileName.name": "../../etc/passwd",
+    "UnsafeFileName.problem": "it leads out of the directory",
+    "TooManyFiles.files": 12_000,
+    "TooManyFiles.most": 10_000,
+    "NotTheFirstShard.path": "qwen3-8b-00002-of-00002.gguf",
+    "NotTheFirstShard.first": "qwen3-8b-00001-of-00002.gguf",
+    "ChecksumMismatch.expected": SHA256,
+    "ChecksumMismatch.actual": "5e1c2b7d03a94f68c1d2e3f405162738495a6b7c8d9eafb0c1d2e3f405162738",
+    "RevisionChanged.expected": "9f3c1e7",
+    "RevisionChanged.actual": "4d2b8a0",
+    "AnswerIsNoFile.content": "text/html",
+    "DiskError.problem": "Input/output error",
+    "last_answer": "503 Service Unavailable",
+    "promised_bytes": 4 * GIB,
 }
 
 

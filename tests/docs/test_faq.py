@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from docs.making.settings import SERVICES
 from kernel.projections.tables import metadata as kept
 from services.api.adapters.gateway.proxy import PATHS
+from services.api.adapters.http.files import RequestFiles
 from services.api.adapters.http.guard import OPEN_PATHS
 from services.api.adapters.http.requests import ChangeModel, CreateModel
 from services.api.projections.tables import TABLES
@@ -24,6 +25,12 @@ from tests.docs.pages import ROOT, WRITTEN, Command, blocks, commands
 API: Final = "localhost:8700"
 SYSTEM: Final = frozenset({"export", "rm", "tar", "pg_dump", "nats-server", "git", "cd"})
 """Programs of others: nothing to check but that we mean to name them."""
+BODIES: Final = {
+    ("POST", "models"): CreateModel,
+    ("PATCH", "models"): ChangeModel,
+    ("POST", "model-files"): RequestFiles,
+}
+"""What is sent where."""
 COMMANDS: Final = [command for page in WRITTEN for command in commands(page)]
 
 
@@ -89,7 +96,7 @@ def test_every_command_line_is_one_that_the_program_takes(command: Command, made
             known = {parameter["name"] for parameter in found.get("parameters", ())}
             assert set(query) <= known
             if body is not None:
-                {"POST": CreateModel, "PATCH": ChangeModel}[method].model_validate_json(body)
+                BODIES[method, path.split("/")[2]].model_validate_json(body)
         case "psql":
             tables = (
                 {f"muster.{table.name}" for table in TABLES} | {str(name) for name in kept.tables} | {"muster.history"}

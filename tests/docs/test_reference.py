@@ -79,7 +79,7 @@ def test_the_bus_is_described_with_a_channel_for_every_event(made: Mapping[str, 
     document = json.loads(made["asyncapi.json"])
     types = {of.type for of in (*FACTS, *REPORTS)}
     assert set(document["channels"]) == types | {
-        "Assigned", "Beat", "RequestsInFlight", "Projected", "inspect", "inspect.answer", "logs", "logs.answer",
+        "Assigned", "Beat", "FilesProgress", "RequestsInFlight", "Projected", "inspect", "inspect.answer", "logs", "logs.answer",
         "images", "images.answer", "pull", "pull.answer", "agent-log", "agent-log.answer", "downloader-log", "downloader-log.answer",
     }  # fmt: skip
     for name in types:
