@@ -13,6 +13,7 @@ from docs.making.examples import example
 from docs.making.words import sentence_of
 from kernel.projections.marks import Mark
 from schemas.asks import (
+    AskShare,
     ImagesSeen,
     InspectModel,
     LogLines,
@@ -20,6 +21,7 @@ from schemas.asks import (
     ModelInspection,
     PullImages,
     ServiceLines,
+    Shared,
     TailLog,
     TailService,
 )
@@ -28,8 +30,18 @@ from schemas.envelope import CONTENT_TYPE, Envelope, dataschema
 from schemas.facts import FACTS
 from schemas.facts.base import Fact
 from schemas.ids import NOBODY
-from schemas.reports import REPORTS, Beat, Report, RequestsInFlight
-from schemas.subjects import PROJECTED, FactSubject, ReportSubject, ask, assigned, beat, parse_fact_subject, requests
+from schemas.reports import REPORTS, Beat, FilesProgress, Report, RequestsInFlight
+from schemas.subjects import (
+    PROJECTED,
+    FactSubject,
+    ReportSubject,
+    ask,
+    assigned,
+    beat,
+    parse_fact_subject,
+    progress,
+    requests,
+)
 
 ANSWER: Final = "answer to "
 PARAMETERS: Final = {
@@ -50,11 +62,13 @@ def document() -> dict[str, Any]:
     publish(broker, "Assigned", assigned("{worker}"), Assigned, "What a worker is to do: the newest document is kept.")
     publish(broker, "Beat", beat("{worker}", "{role}"), Beat, sentence_of(Beat))
     publish(broker, "RequestsInFlight", requests("{gateway}"), RequestsInFlight, sentence_of(RequestsInFlight))
+    publish(broker, "FilesProgress", progress("{worker}"), FilesProgress, sentence_of(FilesProgress))
     publish(broker, "Projected", PROJECTED, Mark, "How far the read models are.")
     question(broker, "inspect", InspectModel, ModelInspection)
     question(broker, "logs", TailLog, LogLines)
     question(broker, "images", LookForImages, ImagesSeen)
     question(broker, "pull", PullImages, ImagesSeen)
+    question(broker, "share", AskShare, Shared)
     question(broker, "agent-log", TailService, ServiceLines)
     question(broker, "downloader-log", TailService, ServiceLines)
     specification = AsyncAPI(
