@@ -198,6 +198,12 @@ class Request:
         return known
 
     @property
+    def commit(self) -> str | None:
+        """To which its source is pinned; None: it lies on the workers, or nobody has looked yet."""
+        pinned = self.known.pinned if self.known is not None else ()
+        return next((each.commit for each in pinned if each.source == self.spec.source), None)
+
+    @property
     def usual(self) -> Estimate | None:
         """What it takes with the weights that are known."""
         return None if self.known is None else self.estimate(self.known)[0]

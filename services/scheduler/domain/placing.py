@@ -121,12 +121,9 @@ class Placing:
 
     def _files_on(self, request: Request) -> frozenset[WorkerId]:
         """Workers that have what a new instance would run from."""
-        source = request.spec.source
-        pinned = request.known.pinned if request.known is not None else ()
-        commit = next((each.commit for each in pinned if each.source == source), None)
-        if commit is None and not request.must_look:
+        if request.commit is None and not request.must_look:
             return frozenset()
-        return self._fleet.workers_with(source, commit)
+        return self._fleet.workers_with(request.spec.source, request.commit)
 
     def _drop_request(self, model_id: ModelId) -> None:
         known = self._requests.pop(model_id, None)
