@@ -80,6 +80,7 @@ VALUES: Final[dict[str, Any]] = {
     "missing": ["qwen3-8b-00002-of-00002.gguf"],
     "problem": "bad magic",
     "request": 4705,
+    "known_request": 4705,
     "model_path": PATH,
     "digest": "5f1d0e3c8b7a69f2d4e1c0b3a5968778695a4b3c2d1e0f9f8e7d6c5b4a392817",
     "repository": "Qwen/Qwen3-8B-GGUF",
