@@ -121,6 +121,7 @@ def assigned_to(
 
 def _files(fleet: Fleet, worker_id: WorkerId, used: Mapping[FileId, int]) -> Iterable[AssignedFile]:
     """Those that instances need, those that somebody wants, and what else of a hub the worker has: it is not to be removed."""
+    running = {file_id for claim in fleet.claims_on(worker_id) for file_id in claim.file_ids}
     for file in sorted(fleet.files_on(worker_id), key=lambda file: file.id):
         kept = file.state in ("wanted", "deleting") or (
             file.state == "ready" and not isinstance(file.source, LocalPath)
@@ -132,7 +133,7 @@ def _files(fleet: Fleet, worker_id: WorkerId, used: Mapping[FileId, int]) -> Ite
                 commit=file.commit,
                 want="deleted" if file.state == "deleting" else "ready",
                 priority=used.get(file.id, 0),
-                in_use=file.id in used,
+                in_use=file.id in used or file.id in running,
                 bytes=file.bytes,
                 digest=file.digest or _digest(fleet, file),
                 neighbours=_neighbours(fleet, file) if file.state == "wanted" else (),
@@ -176,7 +177,7 @@ def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
 
 def _is_heard(fleet: Fleet, worker_id: WorkerId) -> bool:
     machine = fleet.machines.get(worker_id)
-    return machine is not None and machine.state == "ready"
+    return machine is not None and machine.state == "ready" and machine.downloader_alive
 
 
 def waiting_for_like(fleet: Fleet, file_id: FileId) -> tuple[WorkerId, ...]:
