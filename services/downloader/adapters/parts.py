@@ -67,10 +67,11 @@ class Part:
         """What is there of it already counts. Raises OSError (ENOSPC before anything was written, and then nothing is kept)."""
         file = os.open(f"{name}.part", _FILE, 0o644, dir_fd=directory)
         journal = -1
-        begins = False
+        begins = True
         try:
+            begins = os.fstat(file).st_size != expected.size
             journal = os.open(f"{name}.journal", _FILE, 0o644, dir_fd=directory)
-            blocks = _read(journal, expected, boot) if os.fstat(file).st_size == expected.size else None
+            blocks = None if begins else _read(journal, expected, boot)
             if blocks is None:
                 begins = True
                 os.ftruncate(journal, 0)
