@@ -320,8 +320,10 @@ def test_it_is_discarded_with_its_journal(tmp_path: Path) -> None:
 @ROOT
 def test_a_disk_without_room_is_told_before_the_first_byte_and_nothing_is_left(tmp_path: Path) -> None:
     with a_disk(tmp_path / "disk", 4 * MIB) as disk, nearly_full(disk, room=64 * KIB):
+        before = descriptors()
         with pytest.raises(OSError, match="No space left") as told, opened(disk):
             pass
+        assert descriptors() == before
         assert (told.value.errno, left_in(disk)) == (errno.ENOSPC, ["ballast"])
 
 
@@ -375,14 +377,18 @@ def test_its_files_stay_in_the_directory_that_was_opened(tmp_path: Path) -> None
     assert (left_in(was), left_in(now)) == ([], [])
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     half_written(tmp_path)
     (tmp_path / f"{NAME}.journal").unlink()
     (tmp_path / f"{NAME}.journal").symlink_to("elsewhere")
     with pytest.raises(OSError, match="symbolic links"), opened(tmp_path):
         pass
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert descriptors() == before
 
 
 def test_whoever_waits_for_bytes_is_woken_by_them(tmp_path: Path) -> None:
