@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
-Manner = Literal["plain", "chunked", "chunked_longer", "closing", "unframed", "stuck_closing", "moved"]
-"""`unframed`: until the connection closes. `stuck_closing`: half of it, and `Connection: close`, then nothing."""
+Manner = Literal["plain", "chunked", "chunked_longer", "closing", "unframed", "stuck", "stuck_once", "moved"]
+"""`unframed`: until the connection closes. `stuck`: half of it, and `Connection: close`, then nothing."""
 
 
 @dataclass
@@ -34,6 +34,14 @@ class Odd:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    tls: ssl.SSLContext | None = None
+
+    def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        if self.tls is None or isinstance(request, tuple):
+            super().finish_request(request, client_address)  # pyright: ignore[reportArgumentType]
+            return
+        with self.tls.wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)  # pyright: ignore[reportArgumentType]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that is gone is no error."""
@@ -47,8 +55,6 @@ def odd_server(content: bytes, tls: ssl.SSLContext | None = None) -> Generator[O
         protocol_version = "HTTP/1.1"
 
         def setup(self) -> None:
-            if tls is not None:
-                self.request = tls.wrap_socket(self.request, server_side=True)
             super().setup()
             odd.connections += 1
 
@@ -88,17 +94,18 @@ def odd_server(content: bytes, tls: ssl.SSLContext | None = None) -> Generator[O
                 return
             if manner != "unframed":
                 self.send_header("Content-Length", str(len(body)))
-            if manner in ("closing", "stuck_closing", "unframed"):
+            if manner in ("closing", "stuck", "stuck_once", "unframed"):
                 self.send_header("Connection", "close")
             self.close_connection = manner != "plain"
             self.end_headers()
-            if manner == "stuck_closing":
+            if manner == "stuck" or (manner == "stuck_once" and len(odd.requests) == 1):
                 self.wfile.write(body[: len(body) // 2])
                 odd.ended.wait()
             else:
                 self.wfile.write(body)
 
     server = _Server(("127.0.0.1", 0), Handler)
+    server.tls = tls
     odd = Odd(f"{'http' if tls is None else 'https'}://localhost:{server.server_port}", content)
     with _serving(server):
         yield odd
