@@ -53,6 +53,7 @@ def odd_server(content: bytes, tls: ssl.SSLContext | None = None) -> Generator[O
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()

@@ -100,6 +100,10 @@ class Part:
         discard(self._directory, self.name)
 
     @property
+    def block_bytes(self) -> int:
+        return self._blocks.block_bytes
+
+    @property
     def missing_bytes(self) -> int:
         return self._blocks.missing_bytes
 

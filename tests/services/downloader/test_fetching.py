@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,7 @@ from tests.support.hub import Hub
 from tests.support.hub_wire import Seen
 from tests.support.odd_http import Manner, Odd, certificate, odd_server, proxy_server
 
-NAME, LARGE, SMALL = "org/tiny", "model.safetensors", "config.json"
+NAME, SHORTER, LARGE, SMALL = "org/tiny", "org/shorter", "model.safetensors", "config.json"
 WEIGHTS: Final = random.Random(5).randbytes(24 * MIB + 12_345)
 CONFIG: Final = b'{"architectures": ["LlamaForCausalLM"]}'
 TOKEN: Final = {"Authorization": "Bearer secret"}
@@ -57,12 +58,26 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def running_hub() -> Iterator[Hub]:
     with Hub() as running:
         running.put(NAME, {LARGE: WEIGHTS, SMALL: CONFIG})
+        running.put(SHORTER, {LARGE: WEIGHTS[:MIB]})
         running.allow("secret", NAME)
         yield running
+
+
+@pytest.fixture
+def hub(running_hub: Hub) -> Iterator[Hub]:
+    yield running_hub
+    running_hub.clear_faults()
+    running_hub.clear_log()
+    running_hub.repositories.of(NAME).gated = None
+
+
+@cache
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @dataclass
@@ -82,8 +97,7 @@ class Download:
 
     @property
     def file(self) -> RemoteFile:
-        sha256 = hashlib.sha256(self.content).hexdigest()
-        return RemoteFile(self.name, len(self.content), sha256=sha256 if self.has_digest else None)
+        return RemoteFile(self.name, len(self.content), sha256=digest(self.content) if self.has_digest else None)
 
     @contextmanager
     def part(self) -> Generator[Part]:
@@ -116,9 +130,8 @@ class Download:
     def run(self) -> bytes:
         """What lies on the disk then."""
         with self.part() as part:
-            digest = self.fetch(part).run()
+            assert self.fetch(part).run() == digest(self.content)
             assert part.is_complete
-        assert digest == hashlib.sha256(self.content).hexdigest()
         return (self.directory / f"{self.name}.part").read_bytes()
 
     def refused(self) -> NotFetched:
@@ -138,10 +151,10 @@ class Download:
             part.filled(span, span.left)
 
 
-def of(hub: Hub, directory: Path, name: str = LARGE) -> Download:
-    commit = hub.repositories.of(NAME).branches["main"]
-    content = WEIGHTS if name == LARGE else CONFIG
-    return Download(directory, f"{hub.url}/{NAME}/resolve/{commit}/{name}", content, name, commit)
+def of(hub: Hub, directory: Path, name: str = LARGE, repository: str = NAME) -> Download:
+    commit = hub.repositories.of(repository).branches["main"]
+    content = {(NAME, LARGE): WEIGHTS, (NAME, SMALL): CONFIG, (SHORTER, LARGE): WEIGHTS[:MIB]}[repository, name]
+    return Download(directory, f"{hub.url}/{repository}/resolve/{commit}/{name}", content, name, commit)
 
 
 @pytest.fixture
@@ -178,7 +191,6 @@ def test_the_token_is_told_to_the_hub_alone(hub: Hub, download: Download) -> Non
 
 
 def test_a_small_file_lies_at_a_second_address_of_the_same_hub(hub: Hub, tmp_path: Path) -> None:
-    hub.gate("org/other")
     assert of(hub, tmp_path, SMALL).run() == CONFIG
     assert [(seen.status, seen.has_authorization) for seen in hub.requests()] == [(307, True), (200, True)]
 
@@ -268,13 +280,11 @@ def test_after_a_cut_it_goes_on_where_it_was(hub: Hub, download: Download) -> No
 
 def test_a_trickle_is_more_than_nothing(hub: Hub, tmp_path: Path) -> None:
     """It arrives although a wake-up's worth of bytes takes longer than a connection may be silent."""
-    content = WEIGHTS[: 128 * KIB]
-    hub.put(NAME, {LARGE: content})
+    one = of(hub, tmp_path, LARGE, SHORTER)
+    one.write_first(MIB - 2 * SMALL_BLOCK)
     hub.fault(where="cdn", rate=100 * KIB)
-    one = of(hub, tmp_path)
-    one.content = content
-    assert one.run() == content
-    assert hub.bytes_sent("localhost") == len(content)
+    assert one.run() == one.content
+    assert hub.bytes_sent("localhost") == 2 * SMALL_BLOCK
 
 
 def test_a_connection_that_falls_silent_is_made_anew(hub: Hub, download: Download) -> None:
@@ -407,12 +417,12 @@ def test_wrong_bytes_are_found(hub: Hub, download: Download) -> None:
     hub.fault(where="cdn", corrupt_at=MIB + 1)
     refused = download.refused()
     assert isinstance(refused.reason, ChecksumMismatch)
-    assert refused.reason.expected == f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"
+    assert refused.reason.expected == f"sha256:{digest(WEIGHTS)}"
     assert refused.way == "wrong"
     hub.clear_faults()
     with download.part() as part:
         part.start_over()
-        assert download.fetch(part).run() == hashlib.sha256(WEIGHTS).hexdigest()
+        assert download.fetch(part).run() == digest(WEIGHTS)
 
 
 def test_wrong_bytes_of_a_small_file_are_found_by_its_git_digest(hub: Hub, tmp_path: Path) -> None:
@@ -420,7 +430,7 @@ def test_wrong_bytes_of_a_small_file_are_found_by_its_git_digest(hub: Hub, tmp_p
     git = hashlib.sha1(b"blob %d\0" % len(CONFIG) + CONFIG).hexdigest()
     file = RemoteFile(SMALL, len(CONFIG), git_sha1=git)
     with one.part() as part:
-        assert Fetch(part, file, NAME, one.commit, one.locate).run() == hashlib.sha256(CONFIG).hexdigest()
+        assert Fetch(part, file, NAME, one.commit, one.locate).run() == digest(CONFIG)
         part.start_over()
         hub.fault(corrupt=True)
         with pytest.raises(NotFetched) as told:
@@ -495,13 +505,15 @@ def test_whoever_is_stopped_before_it_is_asked_for_as_a_whole_stays_stopped(
     hub.fault(where="cdn", ignore_range=True)
     with download.part() as part:
         fetch = download.fetch(part)
+        stopping = threading.Thread(target=fetch.stop)
 
         def stopped(ranges: Ranges, close: Callable[[Ranges], None] = Ranges.close) -> None:
-            fetch.stop_between()  # type: ignore[attr-defined]
+            """It is closed after the first try."""
+            if stopping.ident is None:
+                stopping.start()
+                time.sleep(0.1)
             close(ranges)
 
-        stopping = threading.Thread(target=fetch.stop)
-        fetch.stop_between = lambda: stopping.start() if stopping.ident is None else None  # type: ignore[attr-defined]
         monkeypatch.setattr(Ranges, "close", stopped)
         with pytest.raises(Stopped):
             fetch.run()
@@ -640,12 +652,10 @@ def test_all_connections_together_are_no_faster_than_the_limit(hub: Hub, tmp_pat
 
 
 def test_whoever_waits_for_the_limit_is_not_silent(hub: Hub, tmp_path: Path) -> None:
-    content = WEIGHTS[:MIB]
-    hub.put(NAME, {LARGE: content})
-    one = of(hub, tmp_path)
-    one.content, one.rate, one.patience = content, Rate(MIB), Patience(0.3, 0.25, 0.01, 0.02)
+    one = of(hub, tmp_path, LARGE, SHORTER)
+    one.rate, one.patience = Rate(MIB), Patience(0.3, 0.25, 0.01, 0.02)
     hub.fault(where="cdn", cut_after=600 * KIB, times=1)
-    assert one.run() == content
+    assert one.run() == one.content
 
 
 def test_a_disk_that_fails_is_told(download: Download) -> None:
