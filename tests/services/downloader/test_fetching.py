@@ -380,10 +380,9 @@ def test_an_address_that_never_worked_is_not_looked_up_for_ever(hub: Hub, downlo
 def test_a_hub_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    refused = Download(tmp_path, f"http://127.0.0.1:{port}/x", WEIGHTS).refused()
-    assert refused.reason == HubUnreachable(host="127.0.0.1", problem="Connection refused")
-    refused = Download(tmp_path, "http://no-host.invalid/x", WEIGHTS).refused()
-    assert isinstance(refused.reason, HubUnreachable)
+    reason = refused_for(Download(tmp_path, f"http://127.0.0.1:{port}/x", WEIGHTS))
+    assert reason == HubUnreachable(host="127.0.0.1", problem="Connection refused")
+    assert isinstance(refused_for(Download(tmp_path, "http://no-host.invalid/x", WEIGHTS)), HubUnreachable)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -545,6 +544,8 @@ def test_a_host_that_has_no_name_is_unreachable(hub: Hub, download: Download) ->
 
 
 def refused_for(download: Download) -> object:
+    """Before a byte came."""
+    download.patience = Patience(0.1, 5, 0.01, 0.02)
     return download.refused().reason
 
 

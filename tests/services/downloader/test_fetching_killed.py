@@ -21,7 +21,7 @@ from tests.support.hub_repository import BLOCK_BYTES
 ROOT: Final = Path(__file__).parents[3]
 SIZES: Final = (20 * MIB, LARGE_FILE - 1)
 CONNECTIONS: Final = 4
-RATE: Final = 16 * MIB
+RATE: Final = 24 * MIB
 """Of each connection, where there is one: bytes a second."""
 LOST_OF_A_CONNECTION: Final = 3 * SMALL_BLOCK + BLOCK_BYTES
 """A block that was not full, the two for which it had not woken yet, and what the hub had sent last."""
@@ -90,7 +90,7 @@ def fetch_with_kills(tmp_path: Path, kills: int, seed: int, kills_of_a_file: int
 
 
 def test_a_dozen_kills_cost_next_to_nothing(tmp_path: Path) -> None:
-    fetch_with_kills(tmp_path, kills=12, seed=1, kills_of_a_file=3, rates=[RATE])
+    fetch_with_kills(tmp_path, kills=12, seed=1, kills_of_a_file=4, rates=[RATE])
 
 
 @pytest.mark.slow
