@@ -48,7 +48,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def odd_server(content: bytes, tls: ssl.SSLContext | None = None) -> Generator[Odd]:
+def odd_server(
+    content: bytes, tls: ssl.SSLContext | None = None, host: str = "localhost", address: str = "127.0.0.1"
+) -> Generator[Odd]:
     """`/<manner>` is the content, sent in that manner."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,9 +107,9 @@ def odd_server(content: bytes, tls: ssl.SSLContext | None = None) -> Generator[O
             else:
                 self.wfile.write(body)
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server((address, 0), Handler)
     server.tls = tls
-    odd = Odd(f"{'http' if tls is None else 'https'}://localhost:{server.server_port}", content)
+    odd = Odd(f"{'http' if tls is None else 'https'}://{host}:{server.server_port}", content)
     with _serving(server):
         yield odd
         odd.ended.set()

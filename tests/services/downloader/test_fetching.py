@@ -4,6 +4,8 @@ import hashlib
 import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -38,6 +40,7 @@ from services.downloader.domain import blocks
 from services.downloader.domain.answers import Asked, NotFetched
 from services.downloader.domain.blocks import KIB, MIB, SMALL_BLOCK
 from services.downloader.domain.listing import RemoteFile
+from tests.support.behind_nat import IP, UNSHARE, why_not
 from tests.support.hub import Hub
 from tests.support.hub_wire import Seen
 from tests.support.odd_http import Manner, Odd, certificate, odd_server, proxy_server
@@ -583,6 +586,35 @@ def test_a_public_host_does_not_lead_us_to_an_address_inside(tmp_path: Path) -> 
             assert told.value.reason == refused
         ranges.close()
         assert len(inside.requests) == 1
+
+
+REDIRECTED_INSIDE = """
+from services.downloader.adapters.http_ranges import Location, Ranges
+from services.downloader.domain.answers import Asked, NotFetched
+from services.downloader.domain.listing import RemoteFile
+from tests.support.odd_http import odd_server
+
+asked = Asked(RemoteFile("x", 1), "org/tiny", "c", 0, 1)
+with odd_server(b"x", host="8.8.8.8", address="8.8.8.8") as public, odd_server(b"x") as inside:
+    for server in (inside, public):
+        public.target = f"{server.url}/plain"
+        try:
+            print(Ranges(5).read(Location(f"{public.url}/moved"), asked))
+        except NotFetched as refused:
+            print(refused.reason.sentence(), len(inside.requests))
+"""
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_a_public_address_leads_to_public_ones(tmp_path: Path) -> None:
+    """In a network of its own, where this machine has a public address; the connection is closed before we go on."""
+    (program := tmp_path / "program.py").write_text(REDIRECTED_INSIDE, encoding="utf-8")
+    addresses = f"{IP} link set lo up && {IP} address add 8.8.8.8/32 dev lo"
+    command = [*UNSHARE, "sh", "-c", f'{addresses} && exec "$0" "$@"', sys.executable, str(program)]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+    said = "8.8.8.8 redirects to localhost, which is not followed: its address is not a public one"
+    assert ran.stdout.splitlines() == [f"{said} 0", "b'x'"]
 
 
 # -- TLS and proxies --------------------------------------------------------------------------------------------------
