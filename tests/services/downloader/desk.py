@@ -123,9 +123,7 @@ class Desk:
 
     # -- what became of it
 
-    async def until(
-        self, condition: Callable[[], object], what: object = "it", *, seconds: float = 40.0
-    ) -> None:
+    async def until(self, condition: Callable[[], object], what: object = "it", *, seconds: float = 40.0) -> None:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
