@@ -482,7 +482,7 @@ class Downloads:
 
     async def _fetch_from(self, job: Job, source: HubSource, commit: str, neighbour: Neighbour) -> None:
         """All of it from one neighbour, which may still be fetching it itself. Raises NotThere."""
-        shared = await self._ask_share(neighbour, known=-1, wait_seconds=0)
+        shared = await self._ask_share(neighbour, known=-1, waits=False)
         while shared.state == "coming" and not shared.files:
             self._say_waiting(job, neighbour)
             shared = await self._wait_share(job, neighbour, shared, known=-1)
@@ -577,9 +577,9 @@ class Downloads:
                 return
         await self._fetch(job, known, lambda: Location(""), by_bus, patience)
 
-    async def _ask_share(self, neighbour: Neighbour, known: int, wait_seconds: float = NEIGHBOUR_SECONDS) -> Shared:
+    async def _ask_share(self, neighbour: Neighbour, known: int, *, waits: bool = True) -> Shared:
         """Raises NotThere."""
-        question = AskShare(file_id=neighbour.file_id, known=known, wait_seconds=wait_seconds)
+        question = AskShare(file_id=neighbour.file_id, known=known, wait_seconds=NEIGHBOUR_SECONDS if waits else 0)
         try:
             answer = await self._bus.request(
                 ask(neighbour.worker_id, "share"),

@@ -162,7 +162,7 @@ class Home:
     def use(self, source: HubSource) -> None:
         """It is used now: what was used last is removed last."""
         with contextlib.suppress(OSError):
-            os.utime(key_of(source) + MANIFEST_SUFFIX, dir_fd=self.ours)
+            os.utime(key_of(source) + MANIFEST_SUFFIX, dir_fd=self.ours, follow_symlinks=False)
 
     # -- files
 
