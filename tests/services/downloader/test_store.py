@@ -352,3 +352,19 @@ def test_of_many_that_find_a_lease_expired_one_takes_it_over(home: Home) -> None
         assert len(holders) == 1
         holders[0].give_back()
         assert left_on(home.path / OURS) == []
+
+
+def test_of_a_shared_store_what_another_worker_has_stays(tmp_path: Path) -> None:
+    mine, theirs = Store(tmp_path, "w-1"), Store(tmp_path, "w-2")
+    manifest = a_manifest(QWEN, "a")
+    fill(mine, manifest)
+    for store in (mine, theirs):
+        store.use(QWEN, COMMIT)
+    assert mine.freed_by(manifest) == 0
+    mine.remove(QWEN, COMMIT)
+    with theirs.home(QWEN, COMMIT) as home:
+        assert home.manifest(QWEN) == manifest
+        assert home.size_of("a") is not None
+    assert theirs.freed_by(manifest) > 0
+    theirs.remove(QWEN, COMMIT)
+    assert list(tmp_path.iterdir()) == []
