@@ -49,7 +49,7 @@ NAME, SHORTER, LARGE, SMALL = "org/tiny", "org/shorter", "model.safetensors", "c
 WEIGHTS: Final = random.Random(5).randbytes(24 * MIB + 12_345)
 CONFIG: Final = b'{"architectures": ["LlamaForCausalLM"]}'
 TOKEN: Final = {"Authorization": "Bearer secret"}
-QUICK: Final = Patience(stall_seconds=0.6, idle_seconds=0.25, first_wait_seconds=0.01, longest_wait_seconds=0.05)
+QUICK: Final = Patience(stall_seconds=0.8, idle_seconds=0.4, first_wait_seconds=0.01, longest_wait_seconds=0.05)
 SLOW: Final = Patience(stall_seconds=300, idle_seconds=100, first_wait_seconds=100, longest_wait_seconds=100)
 """Whoever ends early with it was stopped."""
 PROMPTLY: Final = 5.0
