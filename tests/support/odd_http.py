@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 Manner = Literal[
     "plain", "chunked", "chunked_longer", "closing", "hanging_up", "unframed", "stuck", "stuck_once", "moved"
 ]
-"""`hanging_up`: it closes without a word. `unframed`: until the connection closes. `stuck`: half of it, and `Connection: close`, then nothing."""
+"""`hanging_up`: it closes without a word.
+`unframed`: until the connection closes. `stuck`: half of it, and `Connection: close`, then nothing."""
 
 
 @dataclass
