@@ -75,7 +75,7 @@ async def all_of_ten(hub: Hub, directory: Path, weight_bytes: int, seconds: floa
             weights = desk.home(file, number) / WEIGHTS
             assert weights.read_bytes() == files[WEIGHTS]
         assert weights_sent(hub) == len(files[WEIGHTS])
-        assert len(hub.requests("/resolve/.*config.json")) == 1
+        assert len(hub.requests(r"http://[\d.:]+/org/.*config.json")) == 1
         assert desk.phases(wanted[-1]) == ["queued", "copying", "verifying", "ready"]
 
 
@@ -150,7 +150,10 @@ async def test_workers_that_would_wait_for_each_other_do_not(
     assert desk.content(mine, 0) == desk.content(yours, 1) == files
 
 
-async def test_when_the_worker_that_fetches_is_killed_one_of_the_others_asks_the_hub(hub: Hub, desk: Desk) -> None:
+async def test_when_the_worker_that_fetches_is_killed_one_of_the_others_asks_the_hub(
+    hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "NEIGHBOUR_SECONDS", 1.0)
     commit = hub.put(REPOSITORY, files := a_model(16 * MIB))
     hub.fault(WEIGHTS, where="cdn", rate=2 * MIB)
     wanted = [of_worker(desk, desk.file(tiny(), commit), number, *range(number), ready=False) for number in range(3)]
@@ -169,7 +172,7 @@ async def test_when_the_worker_that_fetches_is_killed_one_of_the_others_asks_the
     for number in (1, 2):
         await desk.until_ready(wanted[number], seconds=60)
         assert desk.content(wanted[number], number) == files
-    assert weights_sent(hub) - before == len(files[WEIGHTS])
+    assert len(files[WEIGHTS]) <= weights_sent(hub) - before <= 1.1 * len(files[WEIGHTS])
 
 
 def has_asked(desk: Desk, number: int) -> bool:
