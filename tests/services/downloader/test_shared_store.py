@@ -39,10 +39,10 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 def of_each(desk: Desk, commit: str) -> list[AssignedFile]:
-    """As the scheduler says it: each of them asks those that were to have it before."""
+    """As the scheduler says it: each of them asks the one that is to have it first."""
     first = desk.file(tiny(), commit)
-    near = [desk.neighbour(first, number, ready=False) for number in THREE]
-    return [desk.file(tiny(), commit, number, neighbours=tuple(near[:number])) for number in THREE]
+    near = (desk.neighbour(first, 0, ready=False),)
+    return [desk.file(tiny(), commit, number, neighbours=near if number else ()) for number in THREE]
 
 
 async def test_one_fetches_and_all_are_ready(hub: Hub, desk: Desk) -> None:
