@@ -61,6 +61,9 @@ NEIGHBOUR_SECONDS: Final = 15.0
 """A neighbour answers within, also when it has nothing new to say."""
 NEIGHBOUR_STALL_SECONDS: Final = 6.0
 """Without a byte from a neighbour for so long, the files are to be had elsewhere."""
+NEWS_SECONDS: Final = 30.0
+"""… and when the one that was to have them first does not answer, it is back within, or the assignment names another one."""
+ASK_AGAIN_SECONDS: Final = 2.0
 MOST_CHAIN: Final = 64
 READERS: Final = 4
 """Neighbours that are read to over the bus at one moment."""
@@ -75,6 +78,10 @@ class Failed(Exception):
 
 class NotThere(Exception):
     """The neighbour has it not, or not any more, or can't be reached."""
+
+
+class Gone(NotThere):
+    """The neighbour does not answer, or has given it up: another one may be named in its place."""
 
 
 class LeaseLost(Exception):
@@ -94,6 +101,8 @@ class Job:
     is_admitted: bool = False
     """Room for it is promised: what it has not taken of the disk yet is not for others."""
     origin: str | None = None
+    heard_at: float = 0.0
+    """When a neighbour answered last that it is coming."""
     waits_for: tuple[WorkerId, ...] = ()
     """The neighbour that it waits for, and whom that one waits for, and so on."""
     task: asyncio.Task[None] | None = None
@@ -101,10 +110,17 @@ class Job:
     """Held while its manifest is written."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, whenever one more file of it is there, or it has ended."""
+    assigned_anew: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, whenever who else has it may have changed."""
 
     def told(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def assigned(self, file: AssignedFile) -> None:
+        self.file = file
+        self.assigned_anew.set()
+        self.assigned_anew = asyncio.Event()
 
     @property
     def known(self) -> Manifest:
@@ -193,7 +209,7 @@ class Downloads:
         for file in by_id.values():
             job = self._jobs.get(file.file_id)
             if job is not None and (job.file.wanted, job.file.want) == (file.wanted, file.want):
-                job.file = file  # who waits for it, and who has it, may have changed
+                job.assigned(file)  # who waits for it, and who has it, may have changed
                 continue
             if job is not None:
                 self._end(job)
@@ -351,10 +367,20 @@ class Downloads:
 
     async def _fetch_all(self, job: Job, source: HubSource, commit: str) -> None:
         asked: set[tuple[WorkerId, bool]] = set()
+        job.heard_at = time.monotonic()
         while (neighbour := self._next_neighbour(job, asked)) is not None:
             asked.add((neighbour.worker_id, neighbour.ready))
             try:
                 await self._fetch_from(job, source, commit, neighbour)
+            except Gone as why:
+                log.info("%s can't be had from %s: %s", job.file.file_id, neighbour.worker_id, why)
+                if neighbour.ready or time.monotonic() - job.heard_at >= NEWS_SECONDS:
+                    continue
+                # Many wait for this one: if all of them asked the hub now, it would be asked as often.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                        await job.assigned_anew.wait()
+                asked.discard((neighbour.worker_id, neighbour.ready))
             except NotThere as why:
                 log.info("%s can't be had from %s: %s", job.file.file_id, neighbour.worker_id, why)
             else:
@@ -539,7 +565,8 @@ class Downloads:
         finally:
             job.waits_for = ()
         if answer.state == "none":
-            raise NotThere("it has failed there")
+            raise Gone("it has failed there")
+        job.heard_at = time.monotonic()
         return answer
 
     def _agreed(self, job: Job, source: HubSource, commit: str, shared: Shared) -> Manifest:
@@ -549,7 +576,7 @@ class Downloads:
         except (UnsafeName, TooManyFiles, ValidationError) as error:
             raise NotThere(str(error)[:200]) from error
         if manifest is None:
-            raise NotThere("it has none")
+            raise Gone("it has none")
         if shared.state == "whole" and job.file.digest is not None and manifest.digest != job.file.digest:
             raise NotThere("what it has is not what the fleet knows")
         if job.manifest is None:
@@ -596,7 +623,7 @@ class Downloads:
             )
             return Shared.model_validate_json(answer.data)
         except (Unavailable, ValidationError) as error:
-            raise NotThere(str(error)[:200]) from error
+            raise Gone(str(error)[:200]) from error
 
     async def share(self, question: AskShare, counter: Counter | None) -> Shared:
         """What this worker has of the files that a neighbour asks for, as soon as there is more than it knows. Without a

@@ -212,7 +212,7 @@ async def test_what_was_asked_for_is_named_where_it_is_not_or_not_alone(
     hub: Hub, looking: Looking, kind: type[HubSource]
 ) -> None:
     names = ("tiny-Q4_0.gguf", "tiny-Q8_0.gguf")
-    put(hub, {name: TINYCHAT_BYTES[:1000] for name in names})
+    put(hub, dict.fromkeys(names, TINYCHAT_BYTES[:1000]))
     (reason,) = (await asked(looking, kind(repo_id=REPOSITORY, filename="*Q2*"))).reasons
     assert reason == NoFileMatches(repository=REPOSITORY, pattern="*Q2*", available=names)
     (reason,) = (await asked(looking, kind(repo_id=REPOSITORY))).reasons

@@ -266,7 +266,11 @@ def test_a_damaged_manifest_does_not_lead_its_removal_outside(store: Store, outs
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "deep/../../a", "./a", "deep//a", ".."])
 def test_a_name_that_leads_elsewhere_leads_nowhere(store: Store, name: str) -> None:
     fill(store, a_manifest(QWEN, "a"))
-    with store.home(QWEN, COMMIT) as home, pytest.raises(OSError, match="."), home.open(name):
+    with (
+        store.home(QWEN, COMMIT) as home,
+        pytest.raises(OSError, match=r"no name of a file|no regular file|No such file|Not a directory"),
+        home.open(name),
+    ):
         pass
 
 
