@@ -1,5 +1,6 @@
 """Files are fetched from the tests' hub, which fails as it is told to, and from servers that answer in odd ways."""
 
+import errno
 import hashlib
 import os
 import random
@@ -181,6 +182,24 @@ def test_a_file_arrives_by_several_connections_each_byte_once(hub: Hub, download
     assert hub.bytes_sent("localhost") == len(WEIGHTS)
     ranges = [seen.range for seen in hub.requests("localhost")]
     assert len(ranges) == len(set(ranges)) == 7
+
+
+def test_where_the_kernel_can_not_splice_it_is_written(
+    hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every file system can be spliced to."""
+    splice, tried = os.splice, list[int]()
+
+    def only_from_sockets(source: int, target: int, count: int, **where: int) -> int:
+        if "offset_dst" in where:
+            tried.append(count)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return splice(source, target, count, **where)
+
+    monkeypatch.setattr(os, "splice", only_from_sockets)
+    assert download.run() == WEIGHTS
+    assert hub.bytes_sent("localhost") == len(WEIGHTS)
+    assert 1 <= len(tried) <= download.connections
 
 
 def test_the_token_is_told_to_the_hub_alone(hub: Hub, download: Download) -> None:
