@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from prometheus_client import Counter
 from pydantic import ValidationError
 
 from kernel.bus import Bus
@@ -67,6 +68,12 @@ ASK_AGAIN_SECONDS: Final = 2.0
 MOST_CHAIN: Final = 64
 READERS: Final = 4
 """Neighbours that are read to over the bus at one moment."""
+FETCHED_BYTES: Final = Counter(
+    "muster_downloader_fetched_bytes_total", "Of files that were fetched and verified", ["origin"]
+)
+ENDS: Final = Counter(
+    "muster_downloader_files_total", "File resources that became ready, failed or were deleted", ["phase", "code"]
+)
 ENDED: Final[tuple[FilePhase, ...]] = ("ready", "failed", "deleted")
 
 
@@ -289,6 +296,8 @@ class Downloads:
                 }
             )
         job.seen = seen
+        if phase in ENDED:
+            ENDS.labels(phase, reasons[0].code if phase == "failed" and reasons else "").inc()
         self._note(seen)
         job.told()
 
@@ -467,6 +476,7 @@ class Downloads:
             else:
                 await in_thread(self._settle, job.known, file.name)
                 await self._verified(job, file.name, sha256)
+                FETCHED_BYTES.labels("neighbour" if job.seen.phase == "copying" else "hub").inc(file.size)
                 return
 
     async def _verified(self, job: Job, name: str, sha256: str) -> None:
