@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from prometheus_client import Counter
+from prometheus_client import Counter as Metric
 from pydantic import ValidationError
 
 from kernel.bus import Bus
@@ -68,10 +68,10 @@ ASK_AGAIN_SECONDS: Final = 2.0
 MOST_CHAIN: Final = 64
 READERS: Final = 4
 """Neighbours that are read to over the bus at one moment."""
-FETCHED_BYTES: Final = Counter(
+FETCHED_BYTES: Final = Metric(
     "muster_downloader_fetched_bytes_total", "Of files that were fetched and verified", ["origin"]
 )
-ENDS: Final = Counter(
+ENDS: Final = Metric(
     "muster_downloader_files_total", "File resources that became ready, failed or were deleted", ["phase", "code"]
 )
 ENDED: Final[tuple[FilePhase, ...]] = ("ready", "failed", "deleted")
