@@ -122,6 +122,7 @@ async def test_a_worker_whose_turn_has_not_come_is_waited_for(hub: Hub, desk: De
     await desk.assign(1, other)
     await desk.until_ready(other, seconds=60)
     assert desk.content(other, 1) == files
+    await desk.until_ready(file)
     assert hub.bytes_sent(f"localhost.*tiny.*{WEIGHTS}") == len(files[WEIGHTS])
 
 
