@@ -58,6 +58,8 @@ SMALL_AT_ONCE: Final = 4
 SHARED_STORE_SECONDS: Final = 2.0
 """Between two looks at a store that somebody else fetches into: a file system tells nobody what has changed."""
 LEASE_SECONDS: Final = 20.0
+HASHED_AT_ONCE: Final = 2
+"""Models that are verified again at one time, after a restart of the machine."""
 NEIGHBOUR_SECONDS: Final = 15.0
 """A neighbour answers within, also when it has nothing new to say."""
 NEIGHBOUR_STALL_SECONDS: Final = 6.0
@@ -195,6 +197,7 @@ class Downloads:
         self._patience = _patience(settings.stall_seconds)
         self._patience_with_neighbours = _patience(min(settings.stall_seconds, NEIGHBOUR_STALL_SECONDS))
         self._fetching = ThreadPoolExecutor(settings.downloads_at_once * SMALL_AT_ONCE, "fetching")
+        self._hashing = ThreadPoolExecutor(HASHED_AT_ONCE, "hashing")
         self._reading = ThreadPoolExecutor(READERS, "reading")
         """Pools of their own: workers that take files from each other would wait for each other's threads."""
         self._homes: dict[tuple[str, str], asyncio.Lock] = {}
@@ -356,7 +359,7 @@ class Downloads:
             self._say(job, "verifying")
             stop = threading.Event()
             job.manifest = manifest = await in_thread(
-                self._look_again, manifest, not is_safe, stop.is_set, stop=stop.set
+                self._look_again, manifest, not is_safe, stop.is_set, stop=stop.set, pool=self._hashing
             )
         if not manifest.is_complete:
             return False
@@ -459,7 +462,7 @@ class Downloads:
     ) -> None:
         """One file, into its place. Raises NotFetched, OSError."""
         stop = threading.Event()
-        found = await in_thread(self._found_in_place, job.known, file, stop.is_set, stop=stop.set)
+        found = await in_thread(self._found_in_place, job.known, file, stop.is_set, stop=stop.set, pool=self._hashing)
         if found is not None:
             await self._verified(job, file.name, found)
             return
@@ -786,17 +789,20 @@ class Downloads:
         async with self._leases.setdefault((f"{source.type}/{source.repo_id}", commit), asyncio.Lock()):
             with self._store.home(source, commit, create=True) as home:
                 lease = Lease(home, self._worker_id, LEASE_SECONDS)
-                try:
-                    while not await in_thread(lease.take):
-                        manifest = await in_thread(home.manifest, source)
-                        if manifest is not None and manifest.is_complete and manifest.is_synced:
-                            yield
-                            return
-                        await asyncio.sleep(SHARED_STORE_SECONDS)
-                except FileNotFoundError as error:  # another worker has removed it all meanwhile
-                    raise LeaseLost from error
-                async with _kept(lease):
+                async with _kept(lease) if await self._takes(lease, home, source) else contextlib.nullcontext():
                     yield
+
+    async def _takes(self, lease: Lease, home: Home, source: HubSource) -> bool:
+        """False: another worker has fetched it meanwhile. Raises LeaseLost."""
+        try:
+            while not await in_thread(lease.take):
+                manifest = await in_thread(home.manifest, source)
+                if manifest is not None and manifest.is_complete and manifest.is_synced:
+                    return False
+                await asyncio.sleep(SHARED_STORE_SECONDS)
+        except FileNotFoundError as error:  # another worker has removed it all
+            raise LeaseLost from error
+        return True
 
     # -- in threads -------------------------------------------------------------------------------------------------------
 
@@ -920,7 +926,7 @@ class Downloads:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for pool in (self._fetching, self._reading):
+        for pool in (self._fetching, self._hashing, self._reading):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -180,7 +180,7 @@ async def test_a_hub_that_is_asked_too_often_says_how_long_to_wait(
     assert reason.retry_after_seconds in (1.0, None)
 
 
-@both
+@pytest.mark.parametrize("kind", [HuggingFace, pytest.param(ModelScope, marks=pytest.mark.slow)])  # it tries often
 async def test_a_hub_that_fails_is_told_apart_from_one_that_is_away(
     hub: Hub, looking: Looking, sandbox: Sandbox, kind: type[HubSource]
 ) -> None:

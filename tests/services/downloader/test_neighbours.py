@@ -106,11 +106,14 @@ async def test_workers_that_do_not_reach_each_other_use_the_bus(hub: Hub, desk: 
     assert hub.requests() == []
 
 
-async def test_a_worker_whose_turn_has_not_come_is_waited_for(hub: Hub, desk: Desk) -> None:
+async def test_a_worker_whose_turn_has_not_come_is_waited_for(
+    hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It alone asks the hub, also where it is busy with something else for longer than one answer takes."""
+    monkeypatch.setattr(downloads, "NEIGHBOUR_SECONDS", 1.0)
     commit = hub.put(REPOSITORY, files := a_model())
     busy = desk.file(tiny(name="org/busy"), hub.put("org/busy", a_model(MIB, seed=3)))
-    hub.fault("busy.*safetensors", where="cdn", rate=100_000)
+    hub.fault("busy.*safetensors", where="cdn", rate=300_000)
     file = desk.file(tiny(), commit)
     await desk.start(0, downloads_at_once=1)
     await desk.start(1)
@@ -122,6 +125,7 @@ async def test_a_worker_whose_turn_has_not_come_is_waited_for(hub: Hub, desk: De
     await desk.assign(1, other)
     await desk.until_ready(other, seconds=60)
     assert desk.content(other, 1) == files
+    await desk.until_ready(file)
     assert hub.bytes_sent(f"localhost.*tiny.*{WEIGHTS}") == len(files[WEIGHTS])
 
 
@@ -210,6 +214,7 @@ def has_asked(desk: Desk, number: int) -> bool:
     return any(file.origin is not None for each in told for file in each.files)
 
 
+@pytest.mark.slow
 async def test_when_the_worker_that_gives_is_killed_the_next_one_gives_the_rest(
     hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
