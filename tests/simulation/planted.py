@@ -380,7 +380,7 @@ def open_requests_are_found_again() -> Generator[None]:
         yield
 
 
-@planted(Invariant.FILES)
+@planted(Invariant.FILES, likely=290)
 def the_branch_is_followed() -> Generator[None]:
     """Each scheduler pins a branch to whatever some worker said of it."""
 
@@ -388,13 +388,6 @@ def the_branch_is_followed() -> Generator[None]:
         return ()
 
     with patch.object(fleet, "_with_pins", wrong):
-        yield
-
-
-@planted(Invariant.CONVERGES)
-def nobody_looks_again_when_files_come() -> Generator[None]:
-    """Who can't reach the hub waits on when another worker has the files."""
-    with patch.object(Core, "_files_changed", _nothing):
         yield
 
 

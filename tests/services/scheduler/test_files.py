@@ -419,19 +419,21 @@ def test_a_branch_that_moves_on_changes_nothing_for_instances_that_are_added() -
     assert {file.commit for file in story.fleet.files.values()} == {COMMIT}
 
 
-def test_a_worker_that_was_told_of_a_later_commit_does_not_decide_it() -> None:
-    story = Story(hub={A: refuses(UNREACHABLE)})
-    story.joins(A, B)
+def test_workers_that_were_told_of_later_commits_do_not_decide_it() -> None:
+    story = Story(hub={A: refuses(UNREACHABLE), B: refuses(UNREACHABLE)})
+    story.joins(A, B, C, vram=2 * GIB)
     story.deploys()
-    assert [each.worker_id for each in story.asked] == [A, B]
-    story.hub[A] = weighs(commit=LATER)
-    story.wishes(ModelScaled(model_id=M, name="a", replicas=4))
+    assert [each.worker_id for each in story.asked] == [A, B, C]
+    story.hub = {A: weighs(commit=LATER), B: weighs(commit="c3" * 20)}
+    story.wishes(ModelScaled(model_id=M, name="a", replicas=6))
     story.passes(POLICY.reinspect_seconds + 1)
-    assert of(ModelInspected, [fact for fact, _, _ in story.log])[-1].weights.pinned[0].commit == LATER
+    inspected = of(ModelInspected, [fact for fact, _, _ in story.log])
+    assert [fact.weights.pinned[0].commit for fact in inspected[-2:]] == [LATER, "c3" * 20]
 
     story.take_over()
-    story.wishes(ModelScaled(model_id=M, name="a", replicas=2))
+    story.wishes(ModelScaled(model_id=M, name="a", replicas=4))
 
+    assert len(story.fleet.files) == 3
     assert {file.commit for file in story.fleet.files.values()} == {COMMIT}
 
 
