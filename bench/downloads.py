@@ -223,10 +223,21 @@ async def run(
 # -- each tool in a process of its own -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    verified: Tool
+    unverified: Tool
+    small: Tool
+    of_hub: Tool
+    rivals: Sequence[tuple[Tool, Tool, float]]
+    """Another one, ours that has the same server, and how many times as fast ours is to be. What is not installed is left out."""
+
+    def all(self) -> list[Tool]:
+        return [self.verified, self.unverified, self.small, self.of_hub, *(rival for rival, _, _ in self.rivals)]
+
+
 def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
-    tools = _tools(served)
-    curl, aria2c, ours, unverified, small, ours_of_hub, huggingface = tools.values()
-    floors = Floors()
+    tools, floors = _tools(served), Floors()
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {
         "HF_ENDPOINT": served.hub,
@@ -236,21 +247,17 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
     }
     for number in range(rounds):
         floors.measure(below)
-        for tool in tools.values():
-            sha256 = served.sha256[SMALL if tool is small else NAME]
+        for tool in tools.all() if number % 2 == 0 else reversed(tools.all()):
+            sha256 = served.sha256[SMALL if tool is tools.small else NAME]
             tool.fetch(below, environment, served.servers, sha256 if number == 0 else None)
+    ours, small = tools.verified, tools.small
     whole = percentile([run.whole_seconds for run in ours.runs], 0.5) / (served.bytes / GB)
-    others = [run.others for tool in tools.values() for run in tool.runs]
-    pairs = f"median of {rounds} rounds' ratios; {served.bytes / GB:g} GB, with SHA-256; "
+    others = [run.others for tool in tools.all() for run in tool.runs]
+    pairs = f"median of {rounds} rounds' ratios; {served.bytes / GB:g} GB, ours with SHA-256, theirs verifies nothing"
     return [
-        Figure("× curl", ours.times_as_fast_as(curl), "×", f"{pairs}the same {served.fast_name}", at_least=1.5),
-        Figure("× aria2c -x8", ours.times_as_fast_as(aria2c), "×", f"{pairs}the same {served.fast_name}", at_least=2),
-        Figure(
-            "× huggingface_hub",
-            ours_of_hub.times_as_fast_as(huggingface),
-            "×",
-            f"{pairs}the tests' hub; huggingface_hub verifies nothing",
-            at_least=4,
+        *(
+            Figure(f"times as fast as {rival.name}", own.times_as_fast_as(rival), "×", pairs, at_least=at_least)
+            for rival, own, at_least in tools.rivals
         ),
         Figure(
             "processor time, with SHA-256",
@@ -259,7 +266,9 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
             f"the fetch alone; {whole:.2f} s/GB with the program's start",
             at_most=1.1,
         ),
-        Figure("processor time, without", unverified.cpu_seconds_a_gigabyte, "s/GB", "the fetch alone", at_most=0.6),
+        Figure(
+            "processor time, without", tools.unverified.cpu_seconds_a_gigabyte, "s/GB", "the fetch alone", at_most=0.6
+        ),
         Figure(
             "peak RSS",
             max(ours.peak_megabytes, small.peak_megabytes),
@@ -268,7 +277,7 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
             f"{small.peak_megabytes:.1f} MB at {small.bytes / GB:g} GB",
             at_most=60,
         ),
-        *(figure for tool in tools.values() for figure in tool.figures()),
+        *(figure for tool in tools.all() for figure in tool.figures()),
         *floors.figures(),
         Figure(
             "other work's share of the machine meanwhile",
@@ -279,50 +288,35 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
     ]
 
 
-def _tools(served: Served) -> dict[str, Tool]:
-    url = f"{served.fast}/{NAME}"
-    python = [sys.executable, "-m", "bench.one_fetch"]
+def _tools(served: Served) -> Tools:
+    url, size, where = f"{served.fast}/{NAME}", served.bytes, f"from {served.fast_name}"
+    fetch = [sys.executable, "-m", "bench.one_fetch"]
 
-    def ours(url: str, name: str, size: int, *more: str) -> list[str]:
-        return [
-            *python,
-            "muster",
-            url,
-            "{directory}",
-            "--bytes",
-            str(size),
-            "--sha256",
-            served.sha256[name],
-            "--commit",
-            served.commit,
-            *more,
-        ]
+    def ours(what: str, url: str, name: str, size: int, *more: str) -> Tool:
+        expected = ["--bytes", str(size), "--sha256", served.sha256[name], "--commit", served.commit]
+        return Tool(f"Muster, {what}", [*fetch, "muster", url, "{directory}", *expected, *more], size, is_python=True)
 
-    of_hub = f"{served.hub}/{REPOSITORY}/resolve/{served.commit}/{NAME}"
-    size = served.bytes
-    aria2c = ["aria2c", "-q", "-x8", "-s8", "--no-conf", "-d", "{directory}", url]
-    return {
-        tool.name: tool
-        for tool in (
-            Tool("curl", ["curl", "-q", "-sS", "-f", "-o", "{directory}/" + NAME, url], size),
-            Tool("aria2c -x8 -s8", aria2c, size),
-            Tool("Muster, with SHA-256", ours(url, NAME, size), size, is_python=True),
-            Tool("Muster, without", ours(url, NAME, size, "--unverified"), size, is_python=True),
-            Tool(
-                f"Muster, with SHA-256, {SMALL_BYTES / GB:g} GB",
-                ours(f"{served.fast}/{SMALL}", SMALL, SMALL_BYTES),
-                SMALL_BYTES,
-                is_python=True,
-            ),
-            Tool("Muster, with SHA-256, from the tests' hub", ours(of_hub, NAME, size), size, is_python=True),
-            Tool(
-                "huggingface_hub, from the tests' hub",
-                [*python, "huggingface", REPOSITORY, NAME, "{directory}"],
-                size,
-                is_python=True,
-            ),
-        )
-    }
+    verified = ours(f"with SHA-256, {where}", url, NAME, size)
+    of_hub = ours(
+        "with SHA-256, from the tests' hub", f"{served.hub}/{REPOSITORY}/resolve/{served.commit}/{NAME}", NAME, size
+    )
+    curl = Tool(f"curl {where}", ["curl", "-q", "-sS", "-f", "-o", "{directory}/" + NAME, url], size)
+    aria2c = Tool(
+        f"aria2c -x8 -s8 {where}", ["aria2c", "-q", "-x8", "-s8", "--no-conf", "-d", "{directory}", url], size
+    )
+    hugging_face = [*fetch, "huggingface", REPOSITORY, NAME, "{directory}"]
+    rivals = [
+        (curl, verified, 1.5),
+        (aria2c, verified, 2.0),
+        (Tool("huggingface_hub from the tests' hub", hugging_face, size, is_python=True), of_hub, 4.0),
+    ]
+    return Tools(
+        verified,
+        ours(f"without, {where}", url, NAME, size, "--unverified"),
+        ours(f"with SHA-256, {where}, {SMALL_BYTES / GB:g} GB", f"{served.fast}/{SMALL}", SMALL, SMALL_BYTES),
+        of_hub,
+        [each for each in rivals if shutil.which(each[0].command[0]) is not None],
+    )
 
 
 # -- the service ---------------------------------------------------------------------------------------------------------
@@ -428,7 +422,7 @@ def _served(size: int) -> Generator[Served]:
             served = partial(Served, hub=hub, commit=commit, bytes=size, sha256=sha256)
             if nginx is None:
                 of_hub = f"{hub}/{REPOSITORY}/resolve/{commit}"
-                yield served(fast=of_hub, fast_name="hub of the tests", servers={"hub": pid})
+                yield served(fast=of_hub, fast_name="the tests' hub", servers={"hub": pid})
             else:
                 url, server = nginx
                 yield served(fast=f"{url}/{REPOSITORY}", fast_name="nginx", servers={"hub": pid, "nginx": server})
