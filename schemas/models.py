@@ -101,7 +101,8 @@ class Pinned(Value):
 class ModelWeights(Value):
     """What the model's files weigh and are, read from their headers (GGUF) or sizes (safetensors)."""
 
-    format: Literal["gguf", "safetensors"]
+    format: Literal["gguf", "safetensors", "pickle"]
+    """`pickle`: of a repository that the operator trusts."""
     weight_bytes: Bytes
     files: tuple[str, ...] = ()
     """The files that the engine will read: absolute paths of a worker, or names in a hub's repository."""
@@ -113,6 +114,8 @@ class ModelWeights(Value):
     """Of the draft model."""
     config: dict[str, JsonValue] = {}
     """The model's config.json without what is long (safetensors)."""
+    remote_code: bool = False
+    """It brings programs of its own (`auto_map`)."""
     architecture: str | None = None
     context_length: Count | None = None
     layers: Count | None = None

@@ -13,6 +13,7 @@ from docs.making.examples import example
 from docs.making.words import sentence_of
 from kernel.projections.marks import Mark
 from schemas.asks import (
+    AskShare,
     ImagesSeen,
     InspectModel,
     LogLines,
@@ -20,6 +21,7 @@ from schemas.asks import (
     ModelInspection,
     PullImages,
     ServiceLines,
+    Shared,
     TailLog,
     TailService,
 )
@@ -66,6 +68,7 @@ def document() -> dict[str, Any]:
     question(broker, "logs", TailLog, LogLines)
     question(broker, "images", LookForImages, ImagesSeen)
     question(broker, "pull", PullImages, ImagesSeen)
+    question(broker, "share", AskShare, Shared)
     question(broker, "agent-log", TailService, ServiceLines)
     question(broker, "downloader-log", TailService, ServiceLines)
     specification = AsyncAPI(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from schemas.asks import InspectModel, ModelInspection
-from schemas.models import Pinned
+from schemas.models import ModelWeights, Pinned
 from schemas.reasons import (
     FilesAmbiguous,
     ModelFileInvalid,
@@ -28,7 +28,7 @@ from services.downloader.domain import selection
 from services.downloader.domain.answers import Asked, NoRanges, NotFetched
 from services.downloader.domain.blocks import MIB
 from services.downloader.domain.listing import Listing, RemoteFile
-from services.downloader.domain.selection import Selection, select
+from services.downloader.domain.selection import Selection, select, select_pickled
 
 LISTED_FOR_SECONDS: Final = 30.0
 """A listing is not asked for again within: who looks at a model fetches it next."""
@@ -65,9 +65,18 @@ class Looking:
         """What of the repository is to be fetched, as of the commit, or of what its revision names now. Raises HubRefused."""
         listing = await self._list(source, commit)
         try:
-            return Found(listing, select(listing, source.filename))
+            return Found(listing, self._select(listing, source))
         except selection.Unselectable as problem:
             raise HubRefused(_reason(source, problem)) from problem
+
+    def _select(self, listing: Listing, source: HubSource) -> Selection:
+        """Raises an `Unselectable`."""
+        try:
+            return select(listing, source.filename)
+        except selection.UnsafeFormat:
+            if source.filename is not None or f"{source.repo_id}@{listing.commit}" not in self._trusted:
+                raise
+            return select_pickled(listing)
 
     async def inspect(self, question: InspectModel) -> ModelInspection:
         with _Reading(self._hubs) as reading:
@@ -81,14 +90,14 @@ class Looking:
             answer = await inspect_apart(self._sandbox, model, adapters, draft)
             if answer.weights is None:
                 return answer if reading.failure is None else ModelInspection(reasons=(reading.failure,))
-        if (refused := self._code(question.source, reading, answer.weights.config)) is not None:
+        if (refused := self._code(question.source, reading, answer.weights)) is not None:
             return ModelInspection(reasons=(refused,))
         pinned = tuple(reading.pinned)
         return ModelInspection(weights=answer.weights.model_copy(update={"pinned": pinned}))
 
-    def _code(self, source: Source, reading: "_Reading", config: Mapping[str, object]) -> Reason | None:
+    def _code(self, source: Source, reading: "_Reading", weights: ModelWeights) -> Reason | None:
         """A model that brings programs of its own, which an engine would run."""
-        if isinstance(source, LocalPath) or "auto_map" not in config:
+        if isinstance(source, LocalPath) or not weights.remote_code:
             return None
         commit = next(each.commit for each in reading.pinned if each.source == source)
         if f"{source.repo_id}@{commit}" in self._trusted:
@@ -107,7 +116,8 @@ class Looking:
         async def fetch(name: str, offset: int, length: int) -> bytes:
             return await reading.fetch(source, chosen, chosen.by_name[name], offset, length)
 
-        return InRepository(chosen, fetch, source.repo_id, path)
+        pickled = found.selection.weights if found.selection.format == "pickle" else ()
+        return InRepository(chosen, fetch, source.repo_id, path, pickled)
 
     async def _list(self, source: HubSource, commit: str | None) -> Listing:
         """Raises HubRefused."""

@@ -48,7 +48,9 @@ class DownloaderSettings(ServiceSettings):
     store_is_shared: bool = False
     """`cache_dir` is a file system that several workers share (NFS): one of them fetches, the others wait for it."""
     trusted_repositories: str = ""
-    """Repositories whose own programs engines may run, each as of one commit, with commas between: `org/name@<commit>`."""
+    """Repositories whose own programs and pickled weights engines may load, each as of one commit, with commas between:
+    `org/name@<commit>`.
+    """
 
     @property
     def cache(self) -> Path:

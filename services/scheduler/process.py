@@ -35,6 +35,7 @@ from schemas.ids import WorkerId
 from schemas.reasons import InspectionFailed
 from schemas.reports import BY_TYPE as REPORT_TYPES
 from schemas.reports import Report, RequestsInFlight
+from schemas.sources import LocalPath
 from schemas.subjects import (
     ALL_BEATS,
     ALL_FACTS,
@@ -69,6 +70,8 @@ MOST_INPUTS: Final = 200
 MOST_SECONDS: Final = 0.25
 """… and what they may take together: meanwhile nobody renews the lease, and nobody hears a beat."""
 INSPECTION_SECONDS: Final = 15.0
+HUB_SECONDS: Final = 60.0
+"""The same, where a hub is asked too."""
 
 DECIDED = Counter("muster_scheduler_facts_total", "Facts that the scheduler stated", ["type"])
 REFUSED_REPORTS = Counter(
@@ -437,9 +440,10 @@ class Reign:
         wish = self._core.fleet.wishes[question.model_id]
         try:
             request = question.about.model_dump_json().encode()
-            message = await self._bus.request(
-                ask(question.worker_id, "inspect"), request, timeout_seconds=INSPECTION_SECONDS
-            )
+            about = (question.about.source, *question.about.adapters, question.about.draft)
+            is_local = all(isinstance(each, LocalPath | None) for each in about)
+            seconds = INSPECTION_SECONDS if is_local else HUB_SECONDS
+            message = await self._bus.request(ask(question.worker_id, "inspect"), request, timeout_seconds=seconds)
             answer = ModelInspection.model_validate_json(message.data)
         except (Unavailable, ValidationError) as error:
             answer = ModelInspection(reasons=(InspectionFailed(problem=str(error)[:200]),))

@@ -35,7 +35,9 @@ class UpSettings(Settings):
     local_model_dirs: str = ""
     """Directories (separated by `:`) that local models may lie in; empty: anywhere."""
     trusted_repositories: str = ""
-    """Repositories whose own programs engines may run, each as of one commit, with commas between: `org/name@<commit>`."""
+    """Repositories whose own programs and pickled weights engines may load, each as of one commit, with commas between:
+    `org/name@<commit>`.
+    """
     llama_cpp_command: str | None = None
     """Another program for the llama.cpp backend; it takes llama-server's flags."""
     vllm_command: str = ""

@@ -80,7 +80,8 @@ def test_the_bus_is_described_with_a_channel_for_every_event(made: Mapping[str, 
     types = {of.type for of in (*FACTS, *REPORTS)}
     assert set(document["channels"]) == types | {
         "Assigned", "Beat", "FilesProgress", "RequestsInFlight", "Projected", "inspect", "inspect.answer", "logs", "logs.answer",
-        "images", "images.answer", "pull", "pull.answer", "agent-log", "agent-log.answer", "downloader-log", "downloader-log.answer",
+        "images", "images.answer", "pull", "pull.answer", "share", "share.answer", "agent-log",
+        "agent-log.answer", "downloader-log", "downloader-log.answer",
     }  # fmt: skip
     for name in types:
         event = document["components"]["messages"][name]["payload"]["$ref"].rpartition("/")[2]

@@ -26,6 +26,8 @@ from services.api.domain.where import Where
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 15.0
+HUB_SECONDS: Final = 45.0
+"""The same, where a hub is asked too."""
 ASKED_FOR_A_HUB: Final = 3
 """Workers, one after the other: one that reaches the hub is enough."""
 ASKED_AT_ONCE: Final = 64
@@ -153,7 +155,8 @@ class ModelFiles:
         worker_id = WorkerId(worker["id"])
         question = InspectModel(source=source).model_dump_json().encode()
         try:
-            message = await self._bus.request(ask(worker_id, "inspect"), question, timeout_seconds=ANSWER_SECONDS)
+            seconds = ANSWER_SECONDS if isinstance(source, LocalPath) else HUB_SECONDS
+            message = await self._bus.request(ask(worker_id, "inspect"), question, timeout_seconds=seconds)
             found = ModelInspection.model_validate_json(message.data)
         except Unavailable as error:
             log.debug("%s was not asked about %s: %s", worker_id, source.label, error)

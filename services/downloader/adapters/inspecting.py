@@ -46,6 +46,8 @@ class InRepository:
     """The repository, in reasons."""
     path: str = "."
     """In the repository: a directory, or a `.gguf` (the first of its shards)."""
+    pickled: tuple[str, ...] = ()
+    """Weights that an operator trusts although they are pickled."""
 
 
 Where = OnDisk | InRepository
@@ -98,6 +100,7 @@ class _Repository(Value):
     called: str
     commit: str
     files: tuple[tuple[str, int], ...]
+    pickled: tuple[str, ...] = ()
 
 
 class _Asked(Value):
@@ -116,7 +119,13 @@ def _told(where: Where) -> _Disk | _Repository:
             return _Disk(path=where.path, roots=tuple(map(str, where.allowed_roots)))
         case InRepository():
             files = tuple((file.name, file.size) for file in where.listing.files if is_path(file.name))
-            return _Repository(path=where.path, called=where.called, commit=where.listing.commit, files=files)
+            return _Repository(
+                path=where.path,
+                called=where.called,
+                commit=where.listing.commit,
+                files=files,
+                pickled=where.pickled,
+            )
 
 
 # In the child
@@ -138,4 +147,4 @@ def _lies(number: int, told: _Disk | _Repository, ask: Ask) -> Lies:
             return Lies(PurePosixPath(told.path), Disk.under(tuple(map(Path, told.roots))))
         case _Repository():
             listing = Listing(told.commit, tuple(RemoteFile(name, size) for name, size in told.files))
-            return Lies(PurePosixPath(told.path), RemotePlace(listing, read, called=told.called))
+            return Lies(PurePosixPath(told.path), RemotePlace(listing, read, called=told.called, pickled=told.pickled))

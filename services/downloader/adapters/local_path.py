@@ -76,6 +76,11 @@ class Disk:
             raise
         return "directory" if stat.S_ISDIR(mode) else "file"
 
+    @property
+    def pickled(self) -> tuple[str, ...]:
+        """None: of a path nobody says who made it."""
+        return ()
+
     def names(self, directory: PurePosixPath) -> Iterator[str]:
         return (entry.name for entry in self._real(directory).iterdir())
 

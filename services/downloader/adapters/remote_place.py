@@ -46,8 +46,10 @@ class RemotePlace:
         called: str = "the repository",
         most_bytes: int = MOST_BYTES,
         most_headers: int = MOST_HEADERS,
+        pickled: Collection[str] = (),
     ) -> None:
         self._called = called
+        self.pickled = tuple(pickled)
         self._read = read
         self._most_bytes = self._bytes_left = most_bytes
         self._most_headers = most_headers

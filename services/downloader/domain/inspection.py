@@ -62,6 +62,11 @@ class Place(Protocol):
         """Bytes of the file, without a look into it."""
         ...
 
+    @property
+    def pickled(self) -> Collection[str]:
+        """Weights that may be loaded although they are pickled: an operator trusts who made them."""
+        ...
+
     def to_read(self, weights: Sequence[PurePosixPath]) -> Collection[PurePosixPath]:
         """Those of a model's files whose headers are to be read; of the others, the size is believed."""
         ...
@@ -141,6 +146,9 @@ def _inspect_directory(path: PurePosixPath, place: Place) -> ModelWeights:
     if any(name == safetensors.INDEX_NAME or name.endswith(".safetensors") for name in names):
         return _inspect_safetensors(path, place, names)
     models = sorted({gguf.first_shard(name) for name in names if name.endswith(".gguf") and not gguf.is_sidecar(name)})
+    pickled = sorted(path / name for name in map(PurePosixPath, place.pickled) if name.parent == path)
+    if pickled and not models:
+        return _inspect_pickled(path, place, pickled)
     if not models:
         raise Unfit(WeightsUnknown(path=place.called(path)))
     if len(models) > 1:
@@ -199,8 +207,25 @@ def _inspect_safetensors(path: PurePosixPath, place: Place, names: Collection[st
     index_name = safetensors.INDEX_NAME if safetensors.INDEX_NAME in names else None
     weights = [name for name in names if name.endswith(".safetensors")]
     shard_names = _shard_names(path, weights, index_name, place)
+    _require_all(path, (safetensors.CONFIG_NAME, *shard_names), place)
+    described = _described(path, place)
+    shards = [path / name for name in shard_names]
+    return described.model_copy(
+        update={"weight_bytes": _weigh_safetensors(shards, path, place), "files": tuple(map(str, shards))}
+    )
+
+
+def _inspect_pickled(path: PurePosixPath, place: Place, weights: Sequence[PurePosixPath]) -> ModelWeights:
+    """They tell nothing without being run: their sizes are believed."""
+    _require_all(path, (safetensors.CONFIG_NAME,), place)
+    size = _sum([place.size(each) for each in weights], path, place)
+    update = {"format": "pickle", "weight_bytes": size, "files": tuple(map(str, weights))}
+    return _described(path, place).model_copy(update=update)
+
+
+def _described(path: PurePosixPath, place: Place) -> ModelWeights:
+    """What config.json says of the model, before its weights are looked at."""
     config_path = path / safetensors.CONFIG_NAME
-    _require_all(path, (config_path.name, *shard_names), place)
     document = _read_document(config_path, safetensors.MAX_CONFIG_BYTES, place)
     with _domain_errors(config_path, place):
         config = safetensors.read_config(document)
@@ -208,12 +233,11 @@ def _inspect_safetensors(path: PurePosixPath, place: Place, names: Collection[st
     category = config.category
     if category == "llm" and place.kind(path / safetensors.EMBEDS_NAME) is not None:
         category = "embedding"
-    shards = [path / name for name in shard_names]
     return ModelWeights(
         format="safetensors",
-        weight_bytes=_weigh_safetensors(shards, path, place),
-        files=tuple(map(str, shards)),
+        weight_bytes=0,
         config=answered,
+        remote_code=safetensors.needs_remote_code(document),
         architecture=config.architecture,
         context_length=config.context_length,
         layers=config.layers,

@@ -33,6 +33,7 @@ _TRAINING: Final = re.compile(
     r"training_args\.bin|scheduler\.(pt|bin)|optimizer.*\.(pt|pth|bin|safetensors)|rng_state.*|random_states_.*"
     r"|events\.out\.tfevents.*"
 )
+_TRUSTED_WEIGHTS: Final = re.compile(r"pytorch_model(-[0-9]+-of-[0-9]+)?\.bin|adapter_model\.bin")
 _INDEX: Final = re.compile(r"(.+)\.safetensors\.index(\.[^./]+)?\.json")
 _MISTRAL_CONFIG_NAME: Final = "params.json"
 _PRECISION: Final = re.compile(r"(?<![a-z0-9])(bf16|fp?16|fp?32|q8_0)(?![a-z0-9])")
@@ -93,7 +94,7 @@ class Selection:
     """What is small first, weights last; each by name."""
     weights: tuple[str, ...]
     """Those of the files that hold tensors, the projector among them."""
-    format: Literal["safetensors", "gguf"]
+    format: Literal["safetensors", "gguf", "pickle"]
     model: str | None
     """The GGUF (the first of its shards) that an engine is given; None: it is given the directory."""
     directory: str = ""
@@ -126,6 +127,22 @@ def select(listing: Listing, pattern: str | None) -> Selection:
     if projectors:
         return _select_gguf(listing, min(projectors, key=_precision), None)
     raise _nothing_to_load(matching, names)
+
+
+def select_pickled(listing: Listing) -> Selection:
+    """Of a repository that somebody trusts although it has pickled weights only. Raises an `Unselectable`."""
+    names = sorted(name for name in listing.by_name if not _is_hidden(name))
+    weights = tuple(name for name in names if _TRUSTED_WEIGHTS.fullmatch(name))
+    if not weights or safetensors.CONFIG_NAME not in names:
+        raise _nothing_to_load(names, names)
+    indexes = [name for name in names if name == "pytorch_model.bin.index.json"]
+    companions = sorted({*indexes, *(name for name in names if "/" not in name and _is_companion(name))})
+    return Selection(
+        files=tuple(listing.by_name[name] for name in (*companions, *weights)),
+        weights=weights,
+        format="pickle",
+        model=None,
+    )
 
 
 def _matches(name: str, pattern: str) -> bool:

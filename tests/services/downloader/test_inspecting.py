@@ -1,6 +1,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from tests.services.downloader.files import (
     a_safetensors,
     write,
 )
+
+CONFIG = b'{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}'
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +165,15 @@ async def test_a_header_that_needs_more_than_there_is_is_to_blame_for_it(tmp_pat
         )
     )
     await sandbox.close()
+
+
+async def test_pickled_weights_that_are_trusted_weigh_what_they_are_long(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(CONFIG)
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(1234))
+    there = in_repository(tmp_path)
+    assert (await inspect_apart(sandbox, there)).weights is None
+    trusted = replace(there, pickled=("pytorch_model.bin",))
+    found = (await inspect_apart(sandbox, trusted)).weights
+    assert found is not None
+    assert (found.format, found.weight_bytes, found.files) == ("pickle", 1234, ("pytorch_model.bin",))
+    assert (found.architecture, found.layers) == ("LlamaForCausalLM", 2)

@@ -16,6 +16,7 @@ from schemas.reasons import (
     ModelFilesIncomplete,
     ModelFileTruncated,
     ModelNotFound,
+    NotTheFirstShard,
     Reason,
     WeightsUnknown,
 )
@@ -430,6 +431,5 @@ def test_whatever_a_disk_holds_is_the_same_in_a_repository(
 
 
 def test_the_second_shard_of_a_repository_is_answered_with_the_name_of_the_first() -> None:
-    assert look(a_hub(MODELS), SECOND_OF_TWO.name) == invalid(
-        f"org/m/{SECOND_OF_TWO.name}", f"it is shard 2 of 2; give the first, {FIRST_OF_TWO.name}"
-    )
+    later = NotTheFirstShard(path=f"org/m/{SECOND_OF_TWO.name}", first=FIRST_OF_TWO.name)
+    assert look(a_hub(MODELS), SECOND_OF_TWO.name) == ModelInspection(reasons=(later,))

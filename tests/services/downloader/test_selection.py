@@ -15,6 +15,7 @@ from services.downloader.domain.selection import (
     UnsafeFormat,
     Unselectable,
     select,
+    select_pickled,
 )
 from tests.services.downloader.repositories import (
     BARTOWSKI,
@@ -717,3 +718,23 @@ def test_the_order_of_a_listing_changes_nothing(data: st.DataObject, names: list
             return type(failure), vars(failure)
 
     assert outcome(data.draw(st.permutations(names))) == outcome(names)
+
+
+def test_pickled_weights_of_a_repository_that_somebody_trusts() -> None:
+    names = (
+        "config.json", "tokenizer.json", "README.md", "photo.png", "optimizer.bin", "pytorch_model.bin.index.json",
+        *shards("pytorch_model.bin", 2), "flax_model.msgpack", "onnx/model.onnx",
+    )  # fmt: skip
+    chosen = select_pickled(listing_of(*names))
+    assert chosen.weights == shards("pytorch_model.bin", 2)
+    assert chosen.format == "pickle"
+    assert [file.name for file in chosen.files] == [
+        *sorted(["config.json", "tokenizer.json", "README.md", "pytorch_model.bin.index.json"]),
+        *shards("pytorch_model.bin", 2),
+    ]
+
+
+def test_a_trusted_repository_needs_weights_and_a_configuration_all_the_same() -> None:
+    for names in (("config.json", "model.onnx"), ("pytorch_model.bin",)):
+        with pytest.raises(Unselectable):
+            select_pickled(listing_of(*names))
