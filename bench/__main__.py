@@ -35,6 +35,7 @@ NAMES: Final = (
     "gateway",
     "relay",
     "agent",
+    "downloads",
 )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from schemas.ids import FileId, InstanceId
+from schemas.ids import FileId, InstanceId, WorkerId
 from schemas.models import ModelWeights
 from schemas.reasons import Reason
 from schemas.reports import PullSeen
@@ -140,6 +140,8 @@ class Shared(Value):
     port: int | None = None
     ticket: str | None = Field(default=None, repr=False)
     """For these files, for an hour."""
+    waits_for: Annotated[tuple[WorkerId, ...], Field(max_length=64)] = ()
+    """Whom it waits for itself just now, and whom that one waits for, and so on."""
 
 
 class ReadShared(Value):

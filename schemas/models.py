@@ -222,6 +222,8 @@ class Launch(Value):
     entrypoint: tuple[str, ...] = ()
     run_command: str | None = None
     source: Source
+    commit: str | None = None
+    """Of the hub's repository, to which the source's revision was pinned; None: the files lie on the worker."""
     parameters: tuple[str, ...] = ()
     env: dict[str, str] = {}
     categories: tuple[Category, ...] = ()

@@ -75,6 +75,7 @@ VALUES: Final[dict[str, Any]] = {
     "actual_bytes": 3 * GIB,
     "missing": ["qwen3-8b-00002-of-00002.gguf"],
     "problem": "bad magic",
+    "known_request": 4705,
     "backend": "llama.cpp",
     "backend_version": "b6800",
     "backends": {"llama.cpp": "b6800"},

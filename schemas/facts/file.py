@@ -42,7 +42,14 @@ class ModelFileDeletionRequested(FileFact):
     owner: ClassVar[Owner] = "api"
 
 
-class ModelFileWanted(FileFact):
+class FileStated(FileFact):
+    """What the scheduler says of a file."""
+
+    known_request: int | None = None
+    """The sequence of the user's last request that was known: whatever it wanted, it is open no more. None: none was open."""
+
+
+class ModelFileWanted(FileStated):
     """The worker is to have these files."""
 
     type: ClassVar[str] = "ModelFileWanted"
@@ -55,7 +62,7 @@ class ModelFileWanted(FileFact):
     """The sequence of the user's request that this answers; None: instances are to run from it."""
 
 
-class ModelFileReady(FileFact):
+class ModelFileReady(FileStated):
     """The files are on the worker, complete and verified."""
 
     type: ClassVar[str] = "ModelFileReady"
@@ -67,14 +74,14 @@ class ModelFileReady(FileFact):
     """Of the names, sizes and digests of all files: the same on each worker that has them. None: they are not a hub's."""
 
 
-class ModelFileFailed(FileFact):
+class ModelFileFailed(FileStated):
     """The files can't be had on the worker, and why."""
 
     type: ClassVar[str] = "ModelFileFailed"
     reasons: tuple[Reason, ...]
 
 
-class ModelFileDeletionRefused(FileFact):
+class ModelFileDeletionRefused(FileStated):
     """The files stay: something runs from them."""
 
     type: ClassVar[str] = "ModelFileDeletionRefused"
@@ -83,7 +90,7 @@ class ModelFileDeletionRefused(FileFact):
     reasons: tuple[Reason, ...]
 
 
-class ModelFileDeleting(FileFact):
+class ModelFileDeleting(FileStated):
     """The worker is to remove these files from its disk."""
 
     type: ClassVar[str] = "ModelFileDeleting"
@@ -91,7 +98,7 @@ class ModelFileDeleting(FileFact):
     """The sequence of the user's request that this answers."""
 
 
-class ModelFileDeleted(FileFact):
+class ModelFileDeleted(FileStated):
     """The files are on the worker no more."""
 
     type: ClassVar[str] = "ModelFileDeleted"
@@ -99,7 +106,7 @@ class ModelFileDeleted(FileFact):
     """`evicted`: the worker made room for others (`MUSTER_EVICT`)."""
 
 
-class ModelFileForgotten(FileFact):
+class ModelFileForgotten(FileStated):
     """The worker has left the fleet, and what is known of its files with it; the files themselves stay there."""
 
     type: ClassVar[str] = "ModelFileForgotten"

@@ -216,10 +216,16 @@ def files(items: Sequence[Document], now: datetime) -> RenderableType:
             _state(each),
             _since(each["since"], now),
             each["worker_name"] or each["worker_id"],
-            source_label(each),
+            _pinned_label(each),
             far(each),
         )
     return table
+
+
+def _pinned_label(document: Document) -> str:
+    """With the beginning of the commit, where the revision is a name."""
+    label, commit = source_label(document), document["commit"]
+    return label if not commit or commit == document.get("revision") else f"{label} ({commit[:8]})"
 
 
 def file(document: Document, now: datetime) -> RenderableType:

@@ -8,8 +8,10 @@ import contextlib
 import functools
 import logging
 import os
+import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,14 +25,14 @@ from kernel.pace import Pace
 from schemas.asks import AskShare, InspectModel, ModelInspection, ReadShared, Shared, SharedFile
 from schemas.assignment import AssignedFile, Neighbour
 from schemas.ids import FileId, WorkerId
-from schemas.reasons import DownloadStalled, Reason
+from schemas.reasons import DownloadStalled, NotEnoughDisk, Reason
 from schemas.reports import FilePhase, FileProgress, FileSeen, PartInFlight
 from schemas.sources import HubSource, LocalPath
 from schemas.subjects import ask
-from services.downloader.adapters.fetching import Fetch, Patience, Stalled, Stopped, disk_trouble
+from services.downloader.adapters.fetching import Fetch, Line, Patience, Stalled, disk_trouble
 from services.downloader.adapters.http_ranges import Location, Ranges, Rate
 from services.downloader.adapters.hub import Hub, HubRefused
-from services.downloader.adapters.neighbour import BusLine, location_at, reachable
+from services.downloader.adapters.neighbour import BusLine, Counter, location_at, reachable
 from services.downloader.adapters.parts import Expected, Part
 from services.downloader.adapters.store import Home, Lease, Store, home_parts
 from services.downloader.domain.answers import NotFetched
@@ -40,6 +42,7 @@ from services.downloader.domain.names import TooManyFiles, UnsafeName, check_nam
 from services.downloader.domain.space import Removable, missing_bytes, refusal, to_remove
 from services.downloader.looking import Looking
 from services.downloader.settings import DownloaderSettings
+from services.downloader.threads import ended, in_thread
 from services.downloader.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,11 @@ SHARED_STORE_SECONDS: Final = 2.0
 LEASE_SECONDS: Final = 20.0
 NEIGHBOUR_SECONDS: Final = 15.0
 """A neighbour answers within, also when it has nothing new to say."""
+NEIGHBOUR_STALL_SECONDS: Final = 6.0
+"""Without a byte from a neighbour for so long, the files are to be had elsewhere."""
+MOST_CHAIN: Final = 64
+READERS: Final = 4
+"""Neighbours that are read to over the bus at one moment."""
 ENDED: Final[tuple[FilePhase, ...]] = ("ready", "failed", "deleted")
 
 
@@ -69,6 +77,10 @@ class NotThere(Exception):
     """The neighbour has it not, or not any more, or can't be reached."""
 
 
+class LeaseLost(Exception):
+    """Another worker has taken the store over: we were not heard of for too long."""
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     """One file resource."""
@@ -79,9 +91,11 @@ class Job:
     manifest: Manifest | None = None
     parts: dict[str, Part] = field(default_factory=dict[str, Part])
     """On their way just now."""
-    unallocated: int = 0
-    """Bytes that it was promised and has not taken of the disk yet."""
+    is_admitted: bool = False
+    """Room for it is promised: what it has not taken of the disk yet is not for others."""
     origin: str | None = None
+    waits_for: tuple[WorkerId, ...] = ()
+    """The neighbour that it waits for, and whom that one waits for, and so on."""
     task: asyncio.Task[None] | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while its manifest is written."""
@@ -155,9 +169,17 @@ class Downloads:
         self._jobs: dict[FileId, Job] = {}
         self._turns = Turns(settings.downloads_at_once)
         self._rate = Rate(settings.bytes_per_second) if settings.bytes_per_second else None
-        self._patience = Patience(stall_seconds=settings.stall_seconds)
+        self._patience = _patience(settings.stall_seconds)
+        self._patience_with_neighbours = _patience(min(settings.stall_seconds, NEIGHBOUR_STALL_SECONDS))
+        self._fetching = ThreadPoolExecutor(settings.downloads_at_once * SMALL_AT_ONCE, "fetching")
+        self._reading = ThreadPoolExecutor(READERS, "reading")
+        """Pools of their own: workers that take files from each other would wait for each other's threads."""
         self._homes: dict[tuple[str, str], asyncio.Lock] = {}
-        """One at a time writes into a repository's directory."""
+        """One at a time fetches into a repository's directory. Nobody waits for a neighbour with one of these."""
+        self._leases: dict[tuple[str, str], asyncio.Lock] = {}
+        """Of a store that is shared: who of us asks for its lease."""
+        self._working: dict[FileId, set[asyncio.Task[None]]] = {}
+        """Also those that were cancelled, and have not ended yet."""
         self._admitting = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -173,11 +195,13 @@ class Downloads:
             if job is not None and (job.file.wanted, job.file.want) == (file.wanted, file.want):
                 job.file = file  # who waits for it, and who has it, may have changed
                 continue
-            before = None if job is None else job.task
             if job is not None:
                 self._end(job)
             job = self._jobs[file.file_id] = Job(file, _seen(file, "queued"))
-            job.task = tasks.create_task(self._after(before, job), name=f"file {file.file_id}")
+            working = self._working.setdefault(file.file_id, set())
+            job.task = tasks.create_task(self._after(tuple(working), job), name=f"file {file.file_id}")
+            working.add(job.task)
+            job.task.add_done_callback(functools.partial(self._has_ended, file.file_id))
 
     def seen(self) -> tuple[FileSeen, ...]:
         return tuple(job.seen for job in self._jobs.values())
@@ -200,9 +224,16 @@ class Downloads:
             job.task.cancel()
         job.told()
 
-    async def _after(self, before: asyncio.Task[None] | None, job: Job) -> None:
-        if before is not None:
-            await asyncio.wait({before})
+    def _has_ended(self, file_id: FileId, task: asyncio.Task[None]) -> None:
+        working = self._working.get(file_id, set())
+        working.discard(task)
+        if not working:
+            self._working.pop(file_id, None)
+
+    async def _after(self, before: Sequence[asyncio.Task[None]], job: Job) -> None:
+        """`before`: what was done for the same files, and has been told to end."""
+        if before:
+            await asyncio.wait(before)
         try:
             if job.file.want == "deleted":
                 await self._delete(job)
@@ -221,8 +252,6 @@ class Downloads:
         except OSError as error:
             self._say(job, "failed", reasons=(disk_trouble(str(self._store.root), error).reason,))
         finally:
-            job.parts.clear()
-            job.unallocated = 0
             job.told()
 
     def _say(self, job: Job, phase: FilePhase, *, reasons: tuple[Reason, ...] = (), home: Path | None = None) -> None:
@@ -261,62 +290,87 @@ class Downloads:
         commit = job.file.commit
         if commit is None:  # nobody has pinned it: not by a scheduler of this version
             commit = (await self._looking.find(source)).listing.commit
-        async with self._home_lock(source, commit):
-            if await self._is_here(job, source, commit):
-                return
-            self._say(job, "queued")
-            async with self._lease(source, commit) as is_new:
-                if is_new or not await self._is_here(job, source, commit):
+        if await self._is_here(job, source, commit, repair=False):
+            return
+        self._say(job, "queued")
+        while True:
+            try:
+                async with self._lease(source, commit):
+                    async with self._home_lock(source, commit):
+                        if await self._is_here(job, source, commit, repair=True):
+                            return
                     await self._fetch_all(job, source, commit)
+            except LeaseLost:
+                log.warning("%s is fetched by another worker by now", source.label)
+            else:
+                return
 
     def _home_lock(self, source: HubSource, commit: str) -> asyncio.Lock:
         return self._homes.setdefault((f"{source.type}/{source.repo_id}", commit), asyncio.Lock())
 
-    async def _is_here(self, job: Job, source: HubSource, commit: str) -> bool:
-        """Whole and verified, as it is noted beside the files; what a machine that failed may have lost is looked at again."""
-        manifest, home = await asyncio.to_thread(self._read_manifest, source, commit)
+    async def _is_here(self, job: Job, source: HubSource, commit: str, *, repair: bool) -> bool:
+        """Whole and verified, as it is noted beside the files. `repair`: what was removed or changed by hand, and what a
+        machine that failed may have lost, is looked at again, and noted.
+        """
+        manifest, home = await in_thread(self._read_manifest, source, commit)
+        job.manifest = manifest
         if manifest is None or home is None:
             return False
-        job.manifest = manifest
+        is_safe = manifest.is_synced or manifest.boot == self._boot
+        if not is_safe or not await in_thread(self._sizes_are_right, manifest):
+            if not repair:
+                return False
+            self._say(job, "verifying")
+            stop = threading.Event()
+            job.manifest = manifest = await in_thread(
+                self._look_again, manifest, not is_safe, stop.is_set, stop=stop.set
+            )
         if not manifest.is_complete:
             return False
-        if not await asyncio.to_thread(self._sizes_are_right, manifest):
-            job.manifest = await asyncio.to_thread(self._forget_missing, manifest)
-            return False
-        if not manifest.is_synced and manifest.boot != self._boot:
-            self._say(job, "verifying")
-            job.manifest = manifest = await asyncio.to_thread(self._verify_again, manifest)
-            if not manifest.is_complete:
-                return False
         await self._ready(job, home)
         return True
 
     async def _ready(self, job: Job, home: Path) -> None:
         manifest = job.known
-        if manifest.boot != self._boot:
-            manifest = job.manifest = manifest.model_copy(update={"boot": self._boot})
-            await asyncio.to_thread(self._write_manifest, manifest)
-        await asyncio.to_thread(self._use, manifest)
+        await in_thread(self._use, manifest)
         self._say(job, "ready", home=home)
-        if not manifest.is_synced:
+        if manifest.is_synced:
+            return
+        if self._settings.store_is_shared:  # the others, on other machines, would verify all of it
+            await self._sync(job, manifest)
+        else:
             self._spawn(self._sync(job, manifest))
 
     async def _fetch_all(self, job: Job, source: HubSource, commit: str) -> None:
-        neighbours = [each for each in job.file.neighbours if self._settings.from_neighbours]
-        for neighbour in neighbours:
+        asked: set[tuple[WorkerId, bool]] = set()
+        while (neighbour := self._next_neighbour(job, asked)) is not None:
+            asked.add((neighbour.worker_id, neighbour.ready))
             try:
                 await self._fetch_from(job, source, commit, neighbour)
             except NotThere as why:
                 log.info("%s can't be had from %s: %s", job.file.file_id, neighbour.worker_id, why)
             else:
                 return
-        job.origin = None
+        await self._fetch_from_hub(job, source, commit)
+
+    def _next_neighbour(self, job: Job, asked: set[tuple[WorkerId, bool]]) -> Neighbour | None:
+        """As of the newest assignment: who has it may have changed since we began."""
+        for each in job.file.neighbours if self._settings.from_neighbours else ():
+            is_waited_for = not each.ready and self._settings.store_is_shared  # others wait for us already
+            if (each.worker_id, each.ready) not in asked and not is_waited_for:
+                return each
+        return None
+
+    async def _fetch_from_hub(self, job: Job, source: HubSource, commit: str) -> None:
         hub = self._hubs[source.type]
-        async with self._turn(job):
+        job.origin = None
+        self._say(job, "queued")
+        async with self._home_lock(source, commit), self._turn(job):
             self._say(job, "listing")
-            if job.manifest is None:
+            if job.manifest is None or not job.manifest.is_listed:
                 found = await self._looking.find(source, commit)
-                job.manifest = Manifest.of(source, found.listing, found.selection).model_copy(update={"commit": commit})
+                listed = Manifest.of(source, found.listing, found.selection)
+                job.manifest = listed if job.manifest is None else _with_what_is_there(listed, job.manifest)
             job.origin = urlsplit(hub.location(source, commit, "").url).hostname
             async with self._room(job):
                 self._say(job, "downloading")
@@ -357,32 +411,35 @@ class Downloads:
         job: Job,
         file: ManifestFile,
         locate: Callable[[], Location],
-        line: Callable[[float, Callable[[int], None]], BusLine] | None = None,
+        line: Callable[[float, Callable[[int], None]], Line] = Ranges,
+        patience: Patience | None = None,
     ) -> None:
         """One file, into its place. Raises NotFetched, OSError."""
-        if await asyncio.to_thread(self._is_in_place, job.known, file):
-            await self._verified(job, file.name, file.sha256 or "")
+        stop = threading.Event()
+        found = await in_thread(self._found_in_place, job.known, file, stop.is_set, stop=stop.set)
+        if found is not None:
+            await self._verified(job, file.name, found)
             return
         for number in range(TRIES):
             try:
-                sha256 = await self._fetch_once(job, file, locate, line)
+                sha256 = await self._fetch_once(job, file, locate, line, patience or self._patience)
             except NotFetched as wrong:
                 if wrong.way != "wrong" or number + 1 == TRIES:
                     if wrong.way == "wrong" or wrong.reason.code == "disk_full":
-                        await asyncio.to_thread(self._drop_part, job, file)
+                        await in_thread(self._drop_part, job.known, file)
                     raise
                 log.warning("%s of %s: %s", file.name, job.file.source.label, wrong)
                 await asyncio.sleep(WAIT_SECONDS[min(number, len(WAIT_SECONDS) - 1)])
             else:
-                await asyncio.to_thread(self._settle, job.known, file.name)
+                await in_thread(self._settle, job.known, file.name)
                 await self._verified(job, file.name, sha256)
                 return
 
     async def _verified(self, job: Job, name: str, sha256: str) -> None:
         """It is in its place. Several may be at the same moment."""
-        job.manifest = job.known.with_file(name, sha256=sha256, is_verified=True)
+        job.manifest = job.known.with_file(name, sha256=sha256, is_verified=True, boot=self._boot)
         async with job.writing:
-            await asyncio.to_thread(self._write_manifest, job.known)
+            await in_thread(self._write_manifest, job.known)
         job.told()
 
     async def _fetch_once(
@@ -390,40 +447,33 @@ class Downloads:
         job: Job,
         file: ManifestFile,
         locate: Callable[[], Location],
-        line: Callable[[float, Callable[[int], None]], BusLine] | None,
+        line: Callable[[float, Callable[[int], None]], Line],
+        patience: Patience,
     ) -> str:
         """Its SHA-256. What arrived before it failed stays, unless it is not the file's."""
         manifest = job.known
-        part = await asyncio.to_thread(self._open_part, manifest, file)
+        part = await in_thread(self._open_part, manifest, file, undo=Part.close)
         job.parts[file.name] = part
-        job.unallocated = max(job.unallocated - file.size, 0)
-        fetch = Fetch(
-            part,
-            file.remote,
-            manifest.source.repo_id,
-            manifest.commit,
-            locate,
-            connections=self._settings.connections,
-            patience=self._patience,
-            rate=self._rate,
-            line=line or Ranges,
-        )
-        running = asyncio.create_task(asyncio.to_thread(fetch.run))
         try:
-            digest = await asyncio.shield(running)
-        except asyncio.CancelledError:
-            fetch.stop()
-            await asyncio.wait({running})
-            with contextlib.suppress(Stopped, NotFetched, OSError):
-                running.result()
-            raise
+            fetch = Fetch(
+                part,
+                file.remote,
+                manifest.source.repo_id,
+                manifest.commit,
+                locate,
+                connections=self._settings.connections,
+                patience=patience,
+                rate=self._rate,
+                line=line,
+            )
+            digest = await in_thread(fetch.run, stop=fetch.stop, pool=self._fetching)
         except NotFetched as wrong:
             if wrong.reason.code in ("checksum_mismatch", "revision_changed"):
                 part.start_over()
             raise
         finally:
             job.parts.pop(file.name, None)
-            part.close()
+            await in_thread(part.close)  # it waits for the disk
         if digest is None:
             raise AssertionError
         return digest
@@ -432,7 +482,60 @@ class Downloads:
 
     async def _fetch_from(self, job: Job, source: HubSource, commit: str, neighbour: Neighbour) -> None:
         """All of it from one neighbour, which may still be fetching it itself. Raises NotThere."""
-        shared = await self._ask_share(neighbour, known=-1)
+        shared = await self._ask_share(neighbour, known=-1, wait_seconds=0)
+        while shared.state == "coming" and not shared.files:
+            self._say_waiting(job, neighbour)
+            shared = await self._wait_share(job, neighbour, shared, known=-1)
+        manifest = job.manifest = self._agreed(job, source, commit, shared)
+        job.origin = neighbour.worker_id
+        places = tuple(dict.fromkeys((*shared.addresses, neighbour.address)))
+        address = await in_thread(reachable, places, shared.port)
+        try:
+            while True:
+                there = {each.name for each in shared.files if each.is_there}
+                if any(not file.is_verified and file.name in there for file in job.known.files):
+                    async with self._home_lock(source, commit), self._turn(job), self._room(job):
+                        self._say(job, "copying")
+                        await self._each(job, functools.partial(self._copy, job, neighbour, shared, address))
+                if all(file.is_verified for file in job.known.files):
+                    break
+                if shared.state == "whole":
+                    raise NotThere("some of it is missing there")
+                # No turn and no lock is held meanwhile: it may be ours that the neighbour waits for, with another model.
+                shared = await self._wait_share(job, neighbour, shared, known=len(there))
+                if not _is_same(manifest, shared):
+                    raise NotThere("it has something else by now")
+        except NotFetched as failed:
+            if failed.reason.code in ("disk_full", "disk_error"):
+                raise
+            raise NotThere(failed.reason.sentence()) from failed
+        if job.file.digest is not None and job.known.digest != job.file.digest:
+            raise NotThere("what it had is not what the fleet knows")
+        await self._finish(job, source, commit)
+
+    def _say_waiting(self, job: Job, neighbour: Neighbour) -> None:
+        job.origin = neighbour.worker_id
+        if job.seen.phase != "queued":
+            self._say(job, "queued")
+
+    async def _wait_share(self, job: Job, neighbour: Neighbour, shared: Shared, known: int) -> Shared:
+        """Until it has more. Raises NotThere, also where some would wait for each other: one of them is not to."""
+        chain = (neighbour.worker_id, *shared.waits_for)
+        if self._worker_id in chain and self._worker_id == max(chain[: chain.index(self._worker_id) + 1]):
+            raise NotThere("it waits for us")
+        if self._settings.store_is_shared:  # others wait for us already
+            raise NotThere("it is not all there yet")
+        job.waits_for = chain[:MOST_CHAIN]
+        try:
+            answer = await self._ask_share(neighbour, known)
+        finally:
+            job.waits_for = ()
+        if answer.state == "none":
+            raise NotThere("it has failed there")
+        return answer
+
+    def _agreed(self, job: Job, source: HubSource, commit: str, shared: Shared) -> Manifest:
+        """What is to be had there, with what is here already. Raises NotThere."""
         try:
             manifest = _manifest_of(source, commit, shared)
         except (UnsafeName, TooManyFiles, ValidationError) as error:
@@ -441,59 +544,42 @@ class Downloads:
             raise NotThere("it has none")
         if shared.state == "whole" and job.file.digest is not None and manifest.digest != job.file.digest:
             raise NotThere("what it has is not what the fleet knows")
-        if job.manifest is not None:
-            manifest = _with_what_is_there(manifest, job.manifest)
-        job.manifest = manifest
-        await asyncio.to_thread(self._write_manifest, manifest)
-        job.origin = neighbour.worker_id
-        places = tuple(dict.fromkeys((*shared.addresses, neighbour.address)))
-        address = await asyncio.to_thread(reachable, places, shared.port)
-        try:
-            while True:
-                there = {each.name for each in shared.files if each.is_there}
-                if any(not file.is_verified and file.name in there for file in job.known.files):
-                    async with self._turn(job), self._room(job):
-                        self._say(job, "copying")
-                        await self._each(job, functools.partial(self._copy, job, neighbour, shared, address))
-                if all(file.is_verified for file in job.known.files):
-                    break
-                if shared.state == "whole":
-                    raise NotThere("some of it is missing there")
-                # Nobody's turn is taken meanwhile: it may be ours that the neighbour waits for, with another model.
-                shared = await self._ask_share(neighbour, known=len(there))
-                if shared.state == "none":
-                    raise NotThere("it has failed there")
-        except NotFetched as failed:
-            if failed.reason.code in ("disk_full", "disk_error"):
-                raise
-            raise NotThere(failed.reason.sentence()) from failed
-        await self._finish(job, source, commit)
+        if job.manifest is None:
+            return manifest
+        if not job.manifest.is_listed:
+            return _with_what_is_there(manifest, job.manifest)
+        if not _is_same(job.manifest, shared):
+            raise NotThere("what it has is not what the hub has listed")
+        return job.manifest
 
     async def _copy(
         self, job: Job, neighbour: Neighbour, shared: Shared, address: str | None, file: ManifestFile
     ) -> None:
-        """Raises NotFetched."""
+        """Raises NotFetched, NotThere."""
         told = next((each for each in shared.files if each.name == file.name), None)
         if told is None or not told.is_there:
             return
+        if told.sha256 is None or file.sha256 not in (None, told.sha256):
+            raise NotThere(f"{file.name} is another one there")
         known = file.model_copy(update={"sha256": told.sha256})
+        patience = self._patience_with_neighbours
         by_bus = functools.partial(
             BusLine, self._bus, asyncio.get_running_loop(), neighbour.worker_id, neighbour.file_id
         )
         if address is not None and shared.port is not None and shared.ticket is not None:
             location = location_at(address, shared.port, neighbour.file_id, file.name, shared.ticket)
             try:
-                await self._fetch(job, known, lambda: location)
+                await self._fetch(job, known, lambda: location, patience=patience)
             except NotFetched as failed:
                 if failed.reason.code in ("disk_full", "disk_error", "checksum_mismatch"):
                     raise
             else:
                 return
-        await self._fetch(job, known, lambda: Location(""), by_bus)
+        await self._fetch(job, known, lambda: Location(""), by_bus, patience)
 
-    async def _ask_share(self, neighbour: Neighbour, known: int) -> Shared:
+    async def _ask_share(self, neighbour: Neighbour, known: int, wait_seconds: float = NEIGHBOUR_SECONDS) -> Shared:
         """Raises NotThere."""
-        question = AskShare(file_id=neighbour.file_id, known=known, wait_seconds=NEIGHBOUR_SECONDS if known >= 0 else 5)
+        question = AskShare(file_id=neighbour.file_id, known=known, wait_seconds=wait_seconds)
         try:
             answer = await self._bus.request(
                 ask(neighbour.worker_id, "share"),
@@ -504,21 +590,23 @@ class Downloads:
         except (Unavailable, ValidationError) as error:
             raise NotThere(str(error)[:200]) from error
 
-    async def share(self, question: AskShare, port: int | None, ticket: Callable[[FileId], str]) -> Shared:
-        """What this worker has of the files that a neighbour asks for, as soon as there is more than it knows."""
-        job = self._jobs.get(question.file_id)
-        if job is None or not self._settings.share or isinstance(job.file.source, LocalPath):
-            return Shared()
+    async def share(self, question: AskShare, counter: Counter | None) -> Shared:
+        """What this worker has of the files that a neighbour asks for, as soon as there is more than it knows. Without a
+        counter, what there is goes through the bus.
+        """
         deadline = time.monotonic() + question.wait_seconds
-        while job.seen.phase not in ENDED and _files_there(job) <= question.known:
+        while (job := self._shared_job(question.file_id)) is not None:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if job.seen.phase == "ready" or _files_there(job) > question.known or left <= 0:
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(job.changed.wait(), left)
-        manifest = job.manifest
-        if manifest is None or job.seen.phase in ("failed", "deleted"):
+                async with asyncio.timeout(left):
+                    await job.changed.wait()
+        if job is None:
             return Shared()
+        manifest = job.manifest
+        if manifest is None:
+            return Shared(state="coming", waits_for=job.waits_for)
         addresses = (self._settings.share_address,) if self._settings.share_address else ()
         return Shared(
             state="whole" if job.seen.phase == "ready" else "coming",
@@ -530,9 +618,17 @@ class Downloads:
             model=manifest.model,
             directory=manifest.directory,
             addresses=addresses,
-            port=port,
-            ticket=ticket(question.file_id) if port is not None else None,
+            port=None if counter is None else counter.port,
+            ticket=None if counter is None else counter.ticket_for(question.file_id),
+            waits_for=job.waits_for,
         )
+
+    def _shared_job(self, file_id: FileId) -> Job | None:
+        """None: there is nothing, and nothing is on its way."""
+        job = self._jobs.get(file_id)
+        if job is None or not self._settings.share or isinstance(job.file.source, LocalPath):
+            return None
+        return None if job.file.want == "deleted" or job.seen.phase in ("failed", "deleted") else job
 
     def open_shared(self, file_id: FileId, name: str) -> int | None:
         """A descriptor of a file that is here and verified; None: there is none. In a thread."""
@@ -548,8 +644,11 @@ class Downloads:
         except OSError:
             return None
 
-    def read_shared(self, question: ReadShared) -> bytes:
-        """Exactly what was asked for; nothing where it is not to be had. In a thread."""
+    async def read_shared(self, question: ReadShared) -> bytes:
+        """Exactly what was asked for; nothing where it is not to be had."""
+        return await in_thread(self._read_shared, question, pool=self._reading)
+
+    def _read_shared(self, question: ReadShared) -> bytes:
         descriptor = self.open_shared(question.file_id, question.name)
         if descriptor is None:
             return b""
@@ -568,92 +667,104 @@ class Downloads:
         """Room for all that is still to come, promised to nobody else; or nothing is begun. Raises Failed (not_enough_disk)."""
         manifest = job.known
         async with self._admitting:
-            needed = await asyncio.to_thread(self._needed_bytes, manifest)
-            space = await asyncio.to_thread(self._store.space)
-            promised = sum(other.unallocated for other in self._jobs.values() if other is not job)
-            refused = refusal(needed, space.free_bytes, promised, self._settings.disk_reserve_bytes)
-            if needed and refused is not None:
-                missing = missing_bytes(needed, space.free_bytes, promised, self._settings.disk_reserve_bytes)
-                if not await self._evict(job, missing):
-                    raise Failed(refused)
-            job.unallocated = needed
+            refused, missing = await self._refusal(job)
+            if refused is not None and await self._evict(job, missing):
+                refused, missing = await self._refusal(job)
+            if refused is not None:
+                raise Failed(refused)
+            job.is_admitted = True
         try:
-            await asyncio.to_thread(self._write_manifest, manifest)
+            await in_thread(self._write_manifest, manifest)
             yield
         finally:
-            job.unallocated = 0
+            job.is_admitted = False
+
+    async def _refusal(self, job: Job) -> tuple[NotEnoughDisk | None, int]:
+        """Why it does not fit, and by how much."""
+        promised = [
+            other.manifest
+            for other in self._jobs.values()
+            if other is not job and other.is_admitted and other.manifest is not None
+        ]
+        needed, others = await in_thread(self._needed_bytes, job.known), await in_thread(self._needed_by, promised)
+        if not needed:
+            return None, 0
+        space, reserve = await in_thread(self._store.space), self._settings.disk_reserve_bytes
+        missing = missing_bytes(needed, space.free_bytes, others, reserve)
+        return refusal(needed, space.free_bytes, others, reserve), missing
 
     async def _evict(self, job: Job, missing: int) -> bool:
-        """Remove what nobody uses, the longest unused first, if the operator lets us."""
-        if self._settings.evict != "least_recently_used":
+        """Remove what nobody uses, the longest unused first, if the operator lets us. What other workers use of a store
+        that we share, we don't know.
+        """
+        if self._settings.evict != "least_recently_used" or self._settings.store_is_shared:
             return False
         needed = {
-            (key_of(each.file.source), each.file.commit)
+            _name_of(each)
             for each in self._jobs.values()
             if each.file.in_use or each is job or each.seen.phase not in ENDED
         }
-        known = await asyncio.to_thread(lambda: list(self._store.manifests()))
-        candidates = {
-            f"{manifest.key}@{manifest.commit}": (manifest, at)
-            for manifest, at in known
-            if (manifest.key, manifest.commit) not in needed
-        }
-        removable = [Removable(key, manifest.size, at) for key, (manifest, at) in candidates.items()]
-        chosen = to_remove(missing, removable)
+        candidates = await in_thread(self._removable, needed)
+        chosen = to_remove(missing, [each for each, _ in candidates])
         for each in chosen or ():
-            manifest, _ = candidates[each.key]
+            manifest = next(manifest for other, manifest in candidates if other is each)
             log.info("%s is removed to make room: it was used last at %.0f", manifest.source.label, each.used_at)
-            await asyncio.to_thread(self._remove, manifest)
+            await in_thread(self._remove, manifest)
             for other in self._jobs.values():
-                if other.seen.phase == "ready" and (other.file.source, other.file.commit) == (
-                    manifest.source,
-                    manifest.commit,
-                ):
+                if other.seen.phase == "ready" and _name_of(other) == (manifest.key, manifest.commit):
                     other.manifest = None
                     self._say(other, "deleted")
-        return chosen is not None
+        return bool(chosen)
+
+    def _removable(self, needed: set[tuple[str, str | None]]) -> list[tuple[Removable, Manifest]]:
+        """What is here of models that nobody needs, and what each would give back."""
+        return [
+            (Removable(f"{manifest.key}@{manifest.commit}", self._store.freed_by(manifest), at), manifest)
+            for manifest, at in self._store.manifests()
+            if (manifest.key, manifest.commit) not in needed
+        ]
 
     async def _delete(self, job: Job) -> None:
-        source, commit = job.file.source, job.file.commit
-        if not isinstance(source, LocalPath) and commit is not None:
-            async with self._home_lock(source, commit):
-                await asyncio.to_thread(self._store.remove, source, commit)
+        source = job.file.source
+        if not isinstance(source, LocalPath):
+            await in_thread(self._store.remove, source, job.file.commit)
         self._say(job, "deleted")
 
     # -- a store that is shared -----------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _lease(self, source: HubSource, commit: str) -> AsyncGenerator[bool]:
-        """Of a store that several workers share, one of them fetches; the others wait. False: somebody else may have done it."""
+    async def _lease(self, source: HubSource, commit: str) -> AsyncGenerator[None]:
+        """Of a store that several workers share, one of them fetches; the others wait until all of it is there. Raises LeaseLost."""
         if not self._settings.store_is_shared:
-            yield True
+            yield
             return
-        with self._store.home(source, commit, create=True) as home:
-            lease = Lease(home, self._worker_id, LEASE_SECONDS)
-            while not await asyncio.to_thread(lease.take):
-                manifest = await asyncio.to_thread(home.manifest, source)
-                if manifest is not None and manifest.is_complete:
-                    yield False
-                    return
-                await asyncio.sleep(SHARED_STORE_SECONDS)
-            keeping = asyncio.create_task(_keep(lease))
-            try:
-                yield False  # it may have been fetched between two looks
-            finally:
-                keeping.cancel()
-                await asyncio.to_thread(lease.give_back)
+        async with self._leases.setdefault((f"{source.type}/{source.repo_id}", commit), asyncio.Lock()):
+            with self._store.home(source, commit, create=True) as home:
+                lease = Lease(home, self._worker_id, LEASE_SECONDS)
+                try:
+                    while not await in_thread(lease.take):
+                        manifest = await in_thread(home.manifest, source)
+                        if manifest is not None and manifest.is_complete and manifest.is_synced:
+                            yield
+                            return
+                        await asyncio.sleep(SHARED_STORE_SECONDS)
+                except FileNotFoundError as error:  # another worker has removed it all meanwhile
+                    raise LeaseLost from error
+                async with _kept(lease):
+                    yield
 
     # -- in threads -------------------------------------------------------------------------------------------------------
 
     def _read_manifest(self, source: HubSource, commit: str) -> tuple[Manifest | None, Path | None]:
         try:
             with self._store.home(source, commit) as home:
-                return home.manifest(source), home.path
+                manifest = home.manifest(source)
+                return (manifest if manifest is not None and manifest.commit == commit else None), home.path
         except FileNotFoundError:
             return None, None
 
     def _write_manifest(self, manifest: Manifest) -> None:
-        with self._home_of(manifest, create=True) as home:
+        with self._store.changing, self._home_of(manifest, create=True) as home:
             home.write_manifest(manifest)
 
     def _home_of(self, manifest: Manifest, *, create: bool = False) -> contextlib.AbstractContextManager[Home]:
@@ -665,38 +776,40 @@ class Downloads:
 
     def _sizes_are_right(self, manifest: Manifest) -> bool:
         with self._home_of(manifest) as home:
-            return all(home.size_of(file.name) == file.size for file in manifest.files)
+            return all(home.size_of(file.name) == file.size for file in manifest.files if file.is_verified)
 
-    def _forget_missing(self, manifest: Manifest) -> Manifest:
-        """Somebody has removed or changed some of it: that is fetched again."""
+    def _look_again(self, manifest: Manifest, by_content: bool, stopped: Callable[[], bool]) -> Manifest:
+        """What was noted as verified. What is not as it was is fetched again. Raises OSError."""
         with self._home_of(manifest) as home:
             for file in manifest.files:
-                if home.size_of(file.name) != file.size:
-                    manifest = manifest.with_file(file.name, sha256=file.sha256, is_verified=False)
+                if not file.is_verified or (
+                    home.size_of(file.name) == file.size
+                    and (not by_content or home.digests(file.name, stopped)[0] == file.sha256)
+                ):
+                    continue
+                log.warning("%s was damaged or removed, and is fetched again", file.name)
+                manifest = manifest.with_file(file.name, sha256=file.sha256, is_verified=False)
+            if by_content:
+                home.sync([file.name for file in manifest.files if file.is_verified])
+            safe = {"boot": self._boot, "is_synced": by_content and manifest.is_complete}
+            manifest = manifest.model_copy(update=safe)
             home.write_manifest(manifest)
         return manifest
 
-    def _verify_again(self, manifest: Manifest) -> Manifest:
+    def _found_in_place(self, manifest: Manifest, file: ManifestFile, stopped: Callable[[], bool]) -> str | None:
+        """Its SHA-256, if it was fetched and we were killed before that was noted, or another choice of the same repository
+        has it.
+        """
+        if file.sha256 is None and file.git_sha1 is None:
+            return None
         with self._home_of(manifest) as home:
-            for file in manifest.files:
-                if home.sha256(file.name) != file.sha256:
-                    log.warning("%s was damaged by the end of the machine, and is fetched again", file.name)
-                    manifest = manifest.with_file(file.name, sha256=file.sha256, is_verified=False)
-            if manifest.is_complete:
-                home.sync([file.name for file in manifest.files])
-                manifest = manifest.model_copy(update={"boot": self._boot, "is_synced": True})
-            home.write_manifest(manifest)
-        return manifest
-
-    def _is_in_place(self, manifest: Manifest, file: ManifestFile) -> bool:
-        """It was fetched, and we were killed before that was noted; or another choice of the same repository has it."""
-        if file.sha256 is None:
-            return False
-        with self._home_of(manifest) as home:
-            if home.size_of(file.name) != file.size or home.sha256(file.name) != file.sha256:
-                return False
+            if home.size_of(file.name) != file.size:
+                return None
+            sha256, git_sha1 = home.digests(file.name, stopped)
+            if sha256 != file.sha256 if file.sha256 is not None else git_sha1 != file.git_sha1:
+                return None
             home.drop_part(file.name)
-        return True
+        return sha256
 
     def _open_part(self, manifest: Manifest, file: ManifestFile) -> Part:
         digest = f"sha256:{file.sha256}" if file.sha256 else f"git-sha1:{file.git_sha1}" if file.git_sha1 else ""
@@ -710,20 +823,25 @@ class Downloads:
         with self._home_of(manifest) as home:
             home.settle(name)
 
-    def _drop_part(self, job: Job, file: ManifestFile) -> None:
-        if job.manifest is not None:
-            with self._home_of(job.manifest) as home:
-                home.drop_part(file.name)
+    def _drop_part(self, manifest: Manifest, file: ManifestFile) -> None:
+        with self._home_of(manifest) as home:
+            home.drop_part(file.name)
 
     def _needed_bytes(self, manifest: Manifest) -> int:
         """Of the disk, beside what it has taken already."""
         missing = [file for file in manifest.files if not file.is_verified]
+        needed = sum(file.size for file in missing)
         try:
             with self._home_of(manifest) as home:
-                taken = home.part_bytes([file.name for file in missing])
+                for file in missing:  # one that has become what it is to be is noted a moment later
+                    taken = home.part_bytes([file.name]) or (file.size if home.size_of(file.name) == file.size else 0)
+                    needed -= min(taken, file.size)
         except FileNotFoundError:
-            taken = 0
-        return max(sum(file.size for file in missing) - taken, 0)
+            pass
+        return needed
+
+    def _needed_by(self, manifests: Iterable[Manifest]) -> int:
+        return sum(map(self._needed_bytes, manifests))
 
     def _remove(self, manifest: Manifest) -> None:
         self._store.remove(manifest.source, manifest.commit)
@@ -735,26 +853,36 @@ class Downloads:
 
     async def _sync(self, job: Job, manifest: Manifest) -> None:
         """Beside everything else: an engine may read what is in memory while it goes to the disk."""
-
-        def sync() -> Manifest:
-            with self._home_of(manifest) as home:
-                home.sync([file.name for file in manifest.files])
-                done = manifest.model_copy(update={"is_synced": True})
-                home.write_manifest(done)
-                return done
-
         try:
-            done = await asyncio.to_thread(sync)
+            done = await in_thread(self._bring_to_disk, manifest)
         except OSError as error:
             log.warning("%s could not be brought to the disk: %s", manifest.source.label, error)
             return
-        if job.manifest == manifest:
+        if done is not None and job.manifest == manifest:
             job.manifest = done
+
+    def _bring_to_disk(self, manifest: Manifest) -> Manifest | None:
+        """None: it is not what is here any more."""
+        with self._home_of(manifest) as home:
+            home.sync([file.name for file in manifest.files])
+            with self._store.changing:
+                if home.manifest(manifest.source) != manifest:
+                    return None
+                done = manifest.model_copy(update={"is_synced": True})
+                home.write_manifest(done)
+                return done
 
     async def close(self) -> None:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        for pool in (self._fetching, self._reading):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _patience(stall_seconds: float) -> Patience:
+    """A connection to which nothing comes is made anew before all of it is given up."""
+    return Patience(stall_seconds=stall_seconds, idle_seconds=min(Patience().idle_seconds, stall_seconds))
 
 
 def _seen(file: AssignedFile, phase: FilePhase, done: int = 0, reasons: tuple[Reason, ...] = ()) -> FileSeen:
@@ -780,29 +908,86 @@ def _files_there(job: Job) -> int:
     return -1 if job.manifest is None else sum(file.is_verified for file in job.known.files)
 
 
+def _name_of(job: Job) -> tuple[str, str | None]:
+    """What its files are called in the store."""
+    return key_of(job.file.source), job.file.commit if job.manifest is None else job.manifest.commit
+
+
 def _manifest_of(source: HubSource, commit: str, shared: Shared) -> Manifest | None:
     """What a neighbour says that there is. Names are checked again: it may be wrong."""
     if shared.state == "none" or not shared.files:
         return None
+    names = {file.name for file in shared.files}
     check_names([file.name for file in shared.files])
+    directory = shared.directory
+    is_consistent = (
+        names.issuperset(shared.weights)
+        and (shared.model is None or shared.model in names)
+        and (not directory or any(name.startswith(f"{directory}/") for name in names))
+    )
+    if not is_consistent:
+        raise UnsafeName(shared.model or directory, "it is no file of the repository")
     return Manifest(
         source=source,
         commit=commit,
         files=tuple(ManifestFile(name=each.name, size=each.size, sha256=each.sha256) for each in shared.files),
         weights=shared.weights,
         model=shared.model,
-        directory=shared.directory,
+        directory=directory,
+    )
+
+
+def _is_same(manifest: Manifest, shared: Shared) -> bool:
+    """Of the files' names and sizes, and as far as digests are known."""
+    told = {each.name: each for each in shared.files}
+    return told.keys() == {file.name for file in manifest.files} and all(
+        told[file.name].size == file.size
+        and (None in (file.sha256, told[file.name].sha256) or told[file.name].sha256 == file.sha256)
+        for file in manifest.files
     )
 
 
 def _with_what_is_there(manifest: Manifest, known: Manifest) -> Manifest:
-    for file in known.files:
-        if file.is_verified:
-            manifest = manifest.with_file(file.name, sha256=file.sha256, is_verified=True)
+    """`known`: of which some is verified. What the new one says otherwise is fetched, or found in its place."""
+    there = {file.name: file for file in known.files if file.is_verified}
+    for file in manifest.files:
+        mine = there.get(file.name)
+        if mine is not None and mine.size == file.size and mine.sha256 == file.sha256:
+            manifest = manifest.with_file(file.name, sha256=file.sha256, is_verified=True, boot=known.boot)
     return manifest
 
 
-async def _keep(lease: Lease) -> None:
-    while True:
-        await asyncio.sleep(LEASE_SECONDS / 4)
-        await asyncio.to_thread(lease.renew)
+@contextlib.asynccontextmanager
+async def _kept(lease: Lease) -> AsyncGenerator[None]:
+    """The lease, as long as it takes. Raises LeaseLost where it was taken over; what went on under it has ended by then."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a lease is kept by a task")
+    is_lost = False
+
+    async def keep() -> None:
+        nonlocal is_lost
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 4)
+            try:
+                if await in_thread(lease.renew):
+                    continue
+            except OSError as error:  # the file system may be back before anybody has missed us
+                log.warning("the lease could not be renewed: %s", error)
+                continue
+            is_lost = True
+            task.cancel()
+            return
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_lost and task.uncancel() == 0:
+            raise LeaseLost from None
+        raise
+    finally:
+        keeping.cancel()
+        await ended(keeping)
+        with contextlib.suppress(OSError):
+            await in_thread(lease.give_back)

@@ -1,8 +1,8 @@
 """What models weigh: answered from the headers of their files, wherever they lie, before anything is fetched."""
 
-import asyncio
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -16,6 +16,7 @@ from schemas.reasons import (
     NoFileMatches,
     Reason,
     RemoteCodeNotAllowed,
+    RevisionChanged,
     UnsafeFormat,
     WeightsUnknown,
 )
@@ -29,12 +30,15 @@ from services.downloader.domain.answers import Asked, NoRanges, NotFetched
 from services.downloader.domain.blocks import MIB
 from services.downloader.domain.listing import Listing, RemoteFile
 from services.downloader.domain.selection import Selection, select, select_pickled
+from services.downloader.threads import in_thread
 
 LISTED_FOR_SECONDS: Final = 30.0
 """A listing is not asked for again within: who looks at a model fetches it next."""
 MOST_KEPT: Final = 32
 WHOLE_BYTES: Final = 32 * MIB
 """Of a file of which the hub sends no parts, so much is fetched to look at a part."""
+MOST_WHOLE_BYTES: Final = 2 * WHOLE_BYTES
+"""… and so much of all of them is kept."""
 IDLE_SECONDS: Final = 15.0
 TRIES: Final = 3
 
@@ -64,6 +68,8 @@ class Looking:
     async def find(self, source: HubSource, commit: str | None = None) -> Found:
         """What of the repository is to be fetched, as of the commit, or of what its revision names now. Raises HubRefused."""
         listing = await self._list(source, commit)
+        if commit is not None and listing.commit != commit:
+            raise HubRefused(RevisionChanged(path=source.repo_id, expected=commit, actual=listing.commit))
         try:
             return Found(listing, self._select(listing, source))
         except selection.Unselectable as problem:
@@ -140,6 +146,7 @@ class _Reading:
     def __init__(self, hubs: Mapping[str, Hub]) -> None:
         self._hubs = hubs
         self._ranges = Ranges(IDLE_SECONDS)
+        self._pool = ThreadPoolExecutor(1, "looking")
         self._whole: dict[str, bytes] = {}
         self.pinned: list[Pinned] = []
         self.failure: Reason | None = None
@@ -148,12 +155,15 @@ class _Reading:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False)  # nobody is in there any more
         self._ranges.close()
 
     async def fetch(self, source: HubSource, listing: Listing, file: RemoteFile, offset: int, length: int) -> bytes:
         """Raises OSError."""
         try:
-            return await asyncio.to_thread(self._fetch, source, listing, file, offset, length)
+            return await in_thread(
+                self._fetch, source, listing, file, offset, length, stop=self._ranges.interrupt, pool=self._pool
+            )
         except NotFetched as refused:
             self.failure = refused.reason
             raise OSError(refused.reason.sentence()) from refused
@@ -173,6 +183,8 @@ class _Reading:
                 if file.size > WHOLE_BYTES:
                     raise OSError(f"{file.name} is sent as a whole only, and has {file.size} bytes") from None
                 asked = Asked(file, source.repo_id, listing.commit, 0, file.size)
+                if sum(map(len, self._whole.values())) + file.size > MOST_WHOLE_BYTES:
+                    self._whole.clear()
                 self._whole[key] = self._ranges.read(at, asked)
                 return self._whole[key][offset : offset + length]
             except (Interrupted, NotFetched) as failed:

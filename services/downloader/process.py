@@ -30,11 +30,15 @@ from services.downloader.adapters.neighbour import Counter
 from services.downloader.adapters.parts import boot_id
 from services.downloader.adapters.sandbox import Sandbox
 from services.downloader.adapters.store import Store
-from services.downloader.downloads import Downloads
+from services.downloader.downloads import READERS, Downloads
 from services.downloader.looking import Looking
 from services.downloader.settings import DownloaderSettings
 
 log = logging.getLogger(__name__)
+
+ASKED_AT_ONCE: Final = 64
+"""Neighbours whose questions are answered at one time: an answer may wait for something new."""
+INSPECTED_AT_ONCE: Final = 8
 
 PROGRESS_SECONDS: Final = 0.5
 """Between two words about how far everything is."""
@@ -86,11 +90,11 @@ class DownloaderProcess:
         state_file = self._settings.data_dir / "downloader" / "assigned.json"
         edge = self._edge = Edge(bus, self.worker_id, "downloader", self._clock, state_file, self._picture)
         broker = make_broker(f"downloader {self.worker_id} asks", bus_settings)
-        if settings.share:
-            self._counter = Counter(downloads.open_shared, settings.share_port)
         self._answer_questions(broker, looking, downloads)
         trail.answer(broker, self.worker_id)
         try:
+            if settings.share:
+                self._counter = self._open_counter(downloads)
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 await broker.start()
@@ -112,6 +116,13 @@ class DownloaderProcess:
             return Store(self._settings.cache)
         except OSError as error:
             raise BadSettings(f"MUSTER_CACHE_DIR is wrong: {self._settings.cache}: {error.strerror}") from error
+
+    def _open_counter(self, downloads: Downloads) -> Counter | None:
+        try:
+            return Counter(downloads.open_shared, self._settings.share_port)
+        except OSError as error:  # files still go through the bus
+            log.warning("others can't take files at port %d: %s", self._settings.share_port, error.strerror)
+            return None
 
     def _hubs(self, sandbox: Sandbox) -> dict[str, Hub]:
         def account(kind: str, usual: str) -> Account:
@@ -154,17 +165,14 @@ class DownloaderProcess:
                     self._note(seen)
 
     def _answer_questions(self, broker: NatsBroker, looking: Looking, downloads: Downloads) -> None:
-        @broker.subscriber(ask(self.worker_id, "inspect"), title="inspect")
+        @broker.subscriber(ask(self.worker_id, "inspect"), title="inspect", max_workers=INSPECTED_AT_ONCE)
         async def inspect(question: InspectModel) -> ModelInspection:  # pyright: ignore[reportUnusedFunction] - the broker calls it
             return await looking.inspect(question)
 
-        @broker.subscriber(ask(self.worker_id, "share"), title="share")
+        @broker.subscriber(ask(self.worker_id, "share"), title="share", max_workers=ASKED_AT_ONCE)
         async def share(question: AskShare) -> Shared:  # pyright: ignore[reportUnusedFunction] - the broker calls it
-            counter = self._counter
-            if counter is None:
-                return Shared()
-            return await downloads.share(question, counter.port, counter.ticket_for)
+            return await downloads.share(question, self._counter)
 
-        @broker.subscriber(ask(self.worker_id, "share-bytes"), title="share-bytes")
+        @broker.subscriber(ask(self.worker_id, "share-bytes"), title="share-bytes", max_workers=READERS)
         async def share_bytes(question: ReadShared) -> bytes:  # pyright: ignore[reportUnusedFunction] - the broker calls it
-            return await asyncio.to_thread(downloads.read_shared, question)
+            return await downloads.read_shared(question)

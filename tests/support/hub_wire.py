@@ -172,7 +172,7 @@ async def serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.
                 plan, seen = handler(request)
                 try:
                     await asyncio.sleep(plan.delay_seconds)
-                    await _send(writer, request, plan, lambda count, seen=seen: _count(seen, count))
+                    await _send(reader, writer, request, plan, lambda count, seen=seen: _count(seen, count))
                     if plan.stalls:
                         await reader.read(1)
                 finally:
@@ -203,7 +203,13 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     return Request(method, headers.get("host", ""), target, headers, body)
 
 
-async def _send(writer: asyncio.StreamWriter, request: Request, plan: Plan, count: Callable[[int], None]) -> None:
+async def _send(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    request: Request,
+    plan: Plan,
+    count: Callable[[int], None],
+) -> None:
     lines = [f"HTTP/1.1 {plan.status} {_phrase(plan.status)}"]
     lines += [f"{name}: {' '.join(value.splitlines())}" for name, value in plan.headers.items()]
     writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace"))
@@ -218,7 +224,7 @@ async def _send(writer: asyncio.StreamWriter, request: Request, plan: Plan, coun
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return
-    pace = _pace(plan.bytes_per_second)
+    pace = _pace(plan.bytes_per_second, reader)
     step = (
         BLOCK_BYTES
         if plan.bytes_per_second is None
@@ -256,7 +262,8 @@ async def _send_file(
             await pace(sent)
 
 
-def _pace(bytes_per_second: int | None) -> Callable[[int], Awaitable[None]]:
+def _pace(bytes_per_second: int | None, reader: asyncio.StreamReader) -> Callable[[int], Awaitable[None]]:
+    """To a client that is gone nothing more is sent, nor counted."""
     begun, due = time.monotonic(), 0.0
 
     async def pace(sent: int) -> None:
@@ -264,6 +271,8 @@ def _pace(bytes_per_second: int | None) -> Callable[[int], Awaitable[None]]:
         if bytes_per_second is not None:
             due += sent / bytes_per_second
             await asyncio.sleep(begun + due - time.monotonic())
+            if reader.at_eof():
+                raise EOFError("the client is gone")
 
     return pace
 

@@ -282,6 +282,7 @@ class Reader:
             "memory_fraction": row["memory_fraction"],
             "overcommitted": row["overcommitted"],
             "backend_version": row["backend_version"],
+            "commit": row["commit"],
             "image": row["image"],
             "image_digest": row["image_digest"],
             "pulls": self._pulls.of(row["id"], row["attempt"]) if row["state"] in PULLING else [],

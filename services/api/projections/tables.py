@@ -91,6 +91,7 @@ instances: Final = Table(
     Column("parallelism", JSONB, nullable=True),
     Column("memory_fraction", Float, nullable=True),
     Column("overcommitted", Boolean, nullable=False),
+    Column("commit", Text, nullable=True, comment="Of a hub's repository, that it runs."),
     Column("image", Text, nullable=True),
     Column("image_digest", Text, nullable=True),
     Column("backend_version", Text, nullable=True),

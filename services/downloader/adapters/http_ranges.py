@@ -32,7 +32,8 @@ USER_AGENT: Final = "muster"
 MOST_REDIRECTS: Final = 5
 CHUNK: Final = MIB
 WAKE_BYTES: Final = 256 * 1024
-"""So much is to have arrived before we look at it, unless less is left: fewer, larger steps."""
+"""So much is to have arrived before we look at it, unless less is left: fewer, larger steps. It is lost when we are killed:
+less of a file with small blocks."""
 GATHER_SECONDS: Final = 1.0
 """… or so much time has passed: few bytes are bytes too."""
 LOOK_SECONDS: Final = 0.1
@@ -372,12 +373,12 @@ class Ranges:
         source, sink = self._open_pipe()
         poller = select.poll()
         poller.register(sock, select.POLLIN)
-        wake = 0
+        wake, most = 0, min(WAKE_BYTES, 2 * part.block_bytes)
         soon = min(GATHER_SECONDS, self._idle_seconds / 2)
         try:
             while (left := min(span.end, end) - span.position) > 0 and not stopped():
-                if min(WAKE_BYTES, left) != wake:
-                    wake = min(WAKE_BYTES, left)
+                if min(most, left) != wake:
+                    wake = min(most, left)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake)
                 if not poller.poll(soon * 1000):
                     wake = 1  # whatever there is

@@ -59,6 +59,8 @@ class ToList(Value):
     token: str | None = None
     repo_id: str
     revision: str
+    pin_listing: bool = False
+    """The listing itself is to be what names the version, also where the hub would tell a commit."""
 
 
 class ListedFile(Value):

@@ -40,9 +40,13 @@ class ModelScopeHub:
         self._host = urlsplit(account.endpoint).hostname or account.endpoint
 
     async def list(self, source: HubSource, commit: str | None = None) -> Listing:
-        revision = source.revision if commit is None or commit.startswith(OF_LISTING) else commit
+        by_listing = commit is not None and commit.startswith(OF_LISTING)
         asked = ToList(
-            endpoint=self._account.endpoint, token=self._account.token, repo_id=source.repo_id, revision=revision
+            endpoint=self._account.endpoint,
+            token=self._account.token,
+            repo_id=source.repo_id,
+            revision=source.revision if commit is None or by_listing else commit,
+            pin_listing=by_listing,
         )
         return await list_apart(self._sandbox, list_here, asked, self._host)
 
@@ -74,7 +78,7 @@ def _list(asked: ToList) -> Listed:
         )
         if not raw:
             return _refused(RevisionNotFound(repository=asked.repo_id, revision=asked.revision))
-        commit = _commit_of(asked)
+        commit = None if asked.pin_listing else asked.revision if _is_commit(asked.revision) else _commit_of(asked)
     except errors.HubError as error:
         return _refused(_reason(host, asked, error))
     except (OSError, requests.RequestException) as error:
@@ -107,8 +111,11 @@ def _commit_of(asked: ToList) -> str | None:
         commit = found["Data"]["Commit"][0]["Id"]
     except (requests.RequestException, ValueError, KeyError, TypeError, IndexError):
         return None
-    is_commit = isinstance(commit, str) and len(commit) == 40 and set(commit) <= set("0123456789abcdef")
-    return commit if is_commit else None
+    return commit if isinstance(commit, str) and _is_commit(commit) else None
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
 def _pinned(files: list[ListedFile]) -> str:

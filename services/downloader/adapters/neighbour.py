@@ -7,12 +7,14 @@ What arrives is verified like what a hub sends.
 import asyncio
 import hmac
 import os
+import re
 import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -33,10 +35,14 @@ from services.downloader.domain.blocks import Span
 
 TICKET_SECONDS: Final = 3600.0
 MOST_CONNECTIONS: Final = 64
+"""That are given something at one time."""
+MOST_OPEN: Final = 512
+"""… and connections altogether: each has a thread."""
 IDLE_SECONDS: Final = 60.0
 SENT_AT_ONCE: Final = 4 << 20
 REACH_SECONDS: Final = 2.0
 """A neighbour in the same network answers within."""
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 Open = Callable[[FileId, str], int | None]
 """A descriptor of a file that is here and verified, to be closed by whoever asked; None: there is none."""
@@ -48,6 +54,8 @@ class Counter:
     def __init__(self, open_file: Open, port: int = 0) -> None:
         self._open_file = open_file
         self._tickets: dict[str, tuple[FileId, float]] = {}
+        self._newest: dict[FileId, str] = {}
+        """Tickets that are given out for a while: as many neighbours as may come, there are few of them."""
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(MOST_CONNECTIONS)
         counter = self
@@ -66,11 +74,17 @@ class Counter:
         self._thread.join()
 
     def ticket_for(self, file_id: FileId) -> str:
+        """It is good for half an hour at least."""
         now = time.monotonic()
-        ticket = secrets.token_urlsafe(24)
         with self._lock:
             self._tickets = {each: known for each, known in self._tickets.items() if known[1] > now}
+            newest = self._newest.get(file_id)
+            if newest is not None and newest in self._tickets and self._tickets[newest][1] > now + TICKET_SECONDS / 2:
+                return newest
+            ticket = secrets.token_urlsafe(24)
             self._tickets[ticket] = (file_id, now + TICKET_SECONDS)
+            self._newest = {of: each for of, each in self._newest.items() if each in self._tickets}
+            self._newest[file_id] = ticket
         return ticket
 
     def allows(self, ticket: str, file_id: str) -> bool:
@@ -99,6 +113,26 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open = threading.BoundedSemaphore(MOST_OPEN)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._open.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._open.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._open.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked has left: nothing that anybody must know."""
@@ -174,20 +208,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _seconds(seconds: float) -> bytes:
     """A `struct timeval` of this machine."""
-    import struct  # noqa: PLC0415 - for this alone
-
     return struct.pack("ll", int(seconds), 0)
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """None: it can't be had."""
-    if header is None:
+    """None: it can't be had. What is no range, or several, is not taken for one (RFC 9110, 14.2): then all of it is given."""
+    asked = _RANGE.fullmatch((header or "").strip())
+    first, last = asked.groups() if asked is not None else ("", "")
+    if not first and not last:
         return 0, size
-    first, dash, last = header.removeprefix("bytes=").partition("-")
-    if not header.startswith("bytes=") or not dash or not first.isdecimal() or len(first) > 18 or len(last) > 18:
-        return None
-    start = int(first)
-    end = min(int(last) + 1, size) if last.isdecimal() else size
+    if not first:
+        start, end = max(size - int(last), 0), size
+    elif last and int(last) < int(first):
+        return 0, size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
     return (start, end) if start < end else None
 
 
@@ -223,6 +258,7 @@ class BusLine:
         self._idle_seconds = idle_seconds
         self._spend = spend
         self._asking: Future[Any] | None = None
+        self._is_interrupted = False
         self.said = ""
 
     def fetch(self, at: Location, asked: Asked, span: Span, part: Part, stopped: Callable[[], bool]) -> Location:
@@ -241,6 +277,7 @@ class BusLine:
         self.interrupt()
 
     def interrupt(self) -> None:
+        self._is_interrupted = True
         if self._asking is not None:
             self._asking.cancel()
 
@@ -254,12 +291,15 @@ class BusLine:
             ),
             self._loop,
         )
+        if self._is_interrupted:
+            self._asking.cancel()
         try:
             content: bytes = self._asking.result(self._idle_seconds + 1).data
         except Unavailable as error:
             self.said = f"{self._neighbour}: {error}"
             raise NotFetched(HubUnreachable(host=self._neighbour, problem=str(error)), "again") from error
-        except (FutureTimeout, asyncio.CancelledError, RuntimeError) as error:
+        except (FutureTimeout, CancelledError, RuntimeError) as error:
+            self._asking.cancel()
             raise Interrupted("no answer over the bus") from error
         if len(content) != length:
             self.said = f"{self._neighbour} has the file no more"

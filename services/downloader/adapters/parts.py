@@ -67,10 +67,11 @@ class Part:
         """What is there of it already counts. Raises OSError (ENOSPC before anything was written, and then nothing is kept)."""
         file = os.open(f"{name}.part", _FILE, 0o644, dir_fd=directory)
         journal = -1
-        begins = False
+        begins = True
         try:
+            begins = os.fstat(file).st_size != expected.size
             journal = os.open(f"{name}.journal", _FILE, 0o644, dir_fd=directory)
-            blocks = _read(journal, expected, boot) if os.fstat(file).st_size == expected.size else None
+            blocks = None if begins else _read(journal, expected, boot)
             if blocks is None:
                 begins = True
                 os.ftruncate(journal, 0)
@@ -97,6 +98,10 @@ class Part:
     def discard(self) -> None:
         """Give its space back. It is still to be closed."""
         discard(self._directory, self.name)
+
+    @property
+    def block_bytes(self) -> int:
+        return self._blocks.block_bytes
 
     @property
     def missing_bytes(self) -> int:

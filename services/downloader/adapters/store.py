@@ -11,9 +11,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import stat
+import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,14 @@ MANIFEST_SUFFIX: Final = ".json"
 LEASE: Final = "lease"
 MOST_DEPTH: Final = 3
 """Of organisation, name and commit."""
+MOST_MANIFEST_BYTES: Final = 32 << 20
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+MOST_OF_GIT: Final = 64 << 20
+"""Larger files are never told by git's digest."""
+LEASE_BYTES: Final = 256
+"""It is renewed in place, so it is always as long: on a disk that is full, that works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,8 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.root.mkdir(parents=True, exist_ok=True)
+        self.changing = threading.RLock()
+        """Held by who removes a repository's files, and by who notes some: a directory does not vanish below its user."""
 
     def space(self) -> Space:
         found = os.statvfs(self.root)
@@ -72,18 +82,35 @@ class Store:
                     names.clear()
 
     def _manifests_in(self, home: Path) -> Iterator[tuple[Manifest, float]]:
-        parts = (*home.relative_to(self.root).parts, OURS)
-        with contextlib.suppress(OSError), self._open() as root, descended(root, parts) as ours:
-            yield from list(_manifests(ours))
+        parts = home.relative_to(self.root).parts
+        with contextlib.suppress(OSError), self._open() as root, descended(root, (*parts, OURS)) as ours:
+            for manifest, at in list(_manifests(ours)):
+                if home_parts(manifest.source, manifest.commit) == parts:  # else somebody has put it there
+                    yield manifest, at
 
-    def remove(self, source: HubSource, commit: str) -> None:
-        """What was chosen of the repository, without what others chose too. Not being there is fine. Raises OSError."""
-        try:
-            with self.home(source, commit) as home:
-                home.remove(key_of(source))
-        except FileNotFoundError:
+    def remove(self, source: HubSource, commit: str | None) -> None:
+        """What was chosen of the repository, without what others chose too; None: as of all commits. Not being there is
+        fine. Raises OSError.
+        """
+        if commit is None:
+            for commit in {each.commit for each, _ in self.manifests() if each.source == source}:  # noqa: PLR1704 - each of them
+                self.remove(source, commit)
             return
-        self._prune(home_parts(source, commit))
+        with self.changing:
+            try:
+                with self.home(source, commit) as home:
+                    home.remove(key_of(source))
+            except FileNotFoundError:
+                return
+            self._prune(home_parts(source, commit))
+
+    def freed_by(self, manifest: Manifest) -> int:
+        """Bytes of the disk that its removal would give back."""
+        try:
+            with self.home(manifest.source, manifest.commit) as home:
+                return home.freed_by(manifest.key)
+        except OSError:
+            return 0
 
     def _prune(self, parts: Sequence[str]) -> None:
         """Directories that hold nothing any more."""
@@ -116,16 +143,21 @@ class Home:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Whole, or not at all."""
-        name, content = manifest.key + MANIFEST_SUFFIX, manifest.model_dump_json().encode()
-        temporary = f"{name}.new"
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=self.ours
-        )
+        name = manifest.key + MANIFEST_SUFFIX
+        temporary = f"{name}.{secrets.token_hex(4)}.new"  # another worker may write one at the same moment
+        descriptor = os.open(temporary, _NEW, 0o644, dir_fd=self.ours)
         try:
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, name, src_dir_fd=self.ours, dst_dir_fd=self.ours)
+            try:
+                _write_all(descriptor, manifest.model_dump_json().encode())
+                if manifest.is_synced:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, name, src_dir_fd=self.ours, dst_dir_fd=self.ours)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=self.ours)
+            raise
 
     def use(self, source: HubSource) -> None:
         """It is used now: what was used last is removed last."""
@@ -157,13 +189,20 @@ class Home:
             finally:
                 os.close(descriptor)
 
-    def sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
+    def digests(self, name: str, stopped: Callable[[], bool] = lambda: False) -> tuple[str, str]:
+        """SHA-256, and git's SHA-1. Raises OSError (EINTR when it was stopped)."""
         with self.open(name) as descriptor:
+            sha256 = hashlib.sha256()
+            git = hashlib.sha1(b"blob %d\0" % os.fstat(descriptor).st_size, usedforsecurity=False)
+            is_small = os.fstat(descriptor).st_size <= MOST_OF_GIT
             buffer = bytearray(1 << 20)
             while count := os.readv(descriptor, [buffer]):
-                digest.update(memoryview(buffer)[:count])
-        return digest.hexdigest()
+                if stopped():
+                    raise InterruptedError(errno.EINTR, "it was not wanted any more", name)
+                sha256.update(memoryview(buffer)[:count])
+                if is_small:
+                    git.update(memoryview(buffer)[:count])
+        return sha256.hexdigest(), git.hexdigest() if is_small else ""
 
     def open_part(self, name: str, expected: Expected, boot: str) -> Part:
         """What is there of it already counts. Raises OSError."""
@@ -181,11 +220,30 @@ class Home:
 
     def part_bytes(self, names: Iterable[str]) -> int:
         """What the parts of these files take on the disk already."""
+        return sum(self._blocks_of(self.ours, f"{part_name(name)}.part") for name in names)
+
+    def _blocks_of(self, directory: int, name: str) -> int:
+        try:
+            return os.stat(name, dir_fd=directory, follow_symlinks=False).st_blocks * 512
+        except OSError:
+            return 0
+
+    def freed_by(self, key: str) -> int:
+        """Bytes of the disk that `remove` would give back."""
+        mine = _read_manifest(self.ours, key + MANIFEST_SUFFIX)
+        others = self._others(key)
         found = 0
-        for name in names:
-            with contextlib.suppress(OSError):
-                found += os.stat(f"{part_name(name)}.part", dir_fd=self.ours, follow_symlinks=False).st_blocks * 512
+        for file in mine.files if mine is not None else ():
+            if file.name not in others:
+                *parents, last = file.name.split("/")
+                with contextlib.suppress(OSError), descended(self.directory, parents) as parent:
+                    found += self._blocks_of(parent, last)
+                found += self.part_bytes([file.name])
         return found
+
+    def _others(self, key: str) -> set[str]:
+        """Files of what else was chosen."""
+        return {file.name for other, _ in _manifests(self.ours) if other.key != key for file in other.files}
 
     def sync(self, names: Iterable[str]) -> None:
         """Bring them to the disk, with the directories that name them."""
@@ -198,7 +256,9 @@ class Home:
 
     def remove(self, key: str) -> None:
         mine = _read_manifest(self.ours, key + MANIFEST_SUFFIX)
-        others = {file.name for other, _ in _manifests(self.ours) if other.key != key for file in other.files}
+        others = self._others(key)
+        if mine is None and not others and self._is_named(key):  # it can't be read any more: all of it was its
+            _remove_below(self.directory, keeping=OURS)
         for file in mine.files if mine is not None else ():
             if file.name in others:
                 continue
@@ -207,11 +267,16 @@ class Home:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(key + MANIFEST_SUFFIX, dir_fd=self.ours)
         if not others:
-            for name in _names_in(self.ours):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=self.ours)
+            _remove_below(self.ours)
             with contextlib.suppress(OSError):
                 os.rmdir(OURS, dir_fd=self.directory)
+
+    def _is_named(self, key: str) -> bool:
+        try:
+            os.stat(key + MANIFEST_SUFFIX, dir_fd=self.ours, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _unlink(self, name: str) -> None:
         """With the directories that held nothing else."""
@@ -246,6 +311,28 @@ def descended(directory: int, parts: Sequence[str], *, create: bool = False) -> 
         os.close(current)
 
 
+def _remove_below(directory: int, keeping: str = "") -> None:
+    """All that is in there. A symbolic link is removed, and not followed. Raises OSError."""
+    for name in _names_in(directory):
+        if name == keeping:
+            continue
+        try:
+            os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+        except (IsADirectoryError, PermissionError):
+            with descended(directory, (name,)) as below:
+                _remove_below(below)
+            os.rmdir(name, dir_fd=directory)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """A disk that becomes full takes some of it, and says so only when it is given the rest."""
+    done = 0
+    while done < len(content):
+        done += os.write(descriptor, content[done:])
+
+
 def home_parts(source: HubSource, commit: str) -> tuple[str, ...]:
     return (source.type, *source.repo_id.split("/"), commit)
 
@@ -275,7 +362,7 @@ def _read_manifest(ours: int, name: str) -> Manifest | None:
         return None
     try:
         content = b""
-        while piece := os.read(descriptor, 1 << 20):
+        while len(content) <= MOST_MANIFEST_BYTES and (piece := os.read(descriptor, 1 << 20)):
             content += piece
         return Manifest.model_validate_json(content)
     except (OSError, ValidationError):
@@ -299,64 +386,87 @@ class Lease:
         self._seen_at = 0.0
 
     def take(self) -> bool:
-        """Ours from now on; False: it is somebody else's. Ask again from time to time."""
-        found = self._read()
+        """Ours from now on; False: it is somebody else's. Ask again from time to time. Raises OSError."""
+        found = self._read(LEASE)
         if found is None:
             return self._write_new()
-        if found.partition(b" ")[0].decode("utf-8", "replace") == self._holder:
-            self.renew()
-            return True
+        if self._is_ours(found):
+            return self.renew()
         now = time.monotonic()
         if found != self._seen:
             self._seen, self._seen_at = found, now
             return False
         if now - self._seen_at < self._seconds:
             return False
-        aside = f"{LEASE}.{self._holder}.old"
+        return self._take_away(found) and self._write_new()
+
+    def renew(self) -> bool:
+        """False: it is somebody else's by now. Raises OSError."""
+        try:
+            descriptor = os.open(
+                LEASE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._home.ours
+            )
+        except FileNotFoundError:
+            return False
+        try:
+            if not self._is_ours(os.pread(descriptor, LEASE_BYTES, 0)):
+                return False
+            os.pwrite(descriptor, self._said(), 0)
+            os.fsync(descriptor)  # others see it on their machines
+        finally:
+            os.close(descriptor)
+        return True
+
+    def give_back(self) -> None:
+        found = self._read(LEASE)
+        if found is not None and self._is_ours(found):
+            self._take_away(None)
+
+    def _take_away(self, stale: bytes | None) -> bool:
+        """`stale`: as we found it; None: it is ours. False: another one was there by now, or it was renewed after all."""
+        aside = f"{LEASE}.{secrets.token_hex(8)}.old"
         try:  # one of several that want it succeeds
             os.rename(LEASE, aside, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
         except FileNotFoundError:
             return False
+        found = self._read(aside)
+        is_it = found is not None and (self._is_ours(found) if stale is None else found == stale)
+        if not is_it:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, LEASE, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
         os.unlink(aside, dir_fd=self._home.ours)
-        return self._write_new()
-
-    def renew(self) -> None:
-        self._counter += 1
-        temporary = self._write_aside()
-        os.rename(temporary, LEASE, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
-
-    def give_back(self) -> None:
-        found = self._read()
-        if found is not None and found.partition(b" ")[0].decode("utf-8", "replace") == self._holder:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(LEASE, dir_fd=self._home.ours)
+        return is_it
 
     def _write_new(self) -> bool:
-        temporary = self._write_aside()
-        try:  # a link is made by one alone, also on NFS
+        temporary = f"{LEASE}.{secrets.token_hex(8)}.new"
+        descriptor = os.open(temporary, _NEW, 0o644, dir_fd=self._home.ours)
+        try:
+            try:
+                _write_all(descriptor, self._said())
+            finally:
+                os.close(descriptor)
+            # a link is made by one alone, also on NFS
             os.link(temporary, LEASE, src_dir_fd=self._home.ours, dst_dir_fd=self._home.ours)
         except FileExistsError:
             return False
         finally:
-            os.unlink(temporary, dir_fd=self._home.ours)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._home.ours)
         return True
 
-    def _write_aside(self) -> str:
-        temporary = f"{LEASE}.{self._holder}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(temporary, flags, 0o644, dir_fd=self._home.ours)
-        try:
-            os.write(descriptor, f"{self._holder} {self._counter} {time.time_ns()}".encode())
-        finally:
-            os.close(descriptor)
-        return temporary
+    def _said(self) -> bytes:
+        self._counter += 1
+        return f"{self._holder} {self._counter} {time.time_ns()}".encode().ljust(LEASE_BYTES)
 
-    def _read(self) -> bytes | None:
+    def _is_ours(self, said: bytes) -> bool:
+        return said.partition(b" ")[0].decode("utf-8", "replace") == self._holder
+
+    def _read(self, name: str) -> bytes | None:
         try:
-            descriptor = os.open(LEASE, _READ, dir_fd=self._home.ours)
+            descriptor = os.open(name, _READ, dir_fd=self._home.ours)
         except FileNotFoundError:
             return None
         try:
-            return os.read(descriptor, 256)
+            return os.read(descriptor, LEASE_BYTES)
         finally:
             os.close(descriptor)

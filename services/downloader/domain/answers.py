@@ -33,7 +33,7 @@ class NotFetched(Exception):
     def __init__(self, reason: Reason, way: Way, after_seconds: float | None = None) -> None:
         super().__init__(reason.sentence())
         self.reason = reason
-        self.way = way
+        self.way: Way = way
         self.after_seconds = after_seconds
         """When the other side wants to be asked again."""
 

@@ -38,10 +38,12 @@ class Manifest(Value):
     """The GGUF that an engine is given; None: `directory`."""
     directory: str = ""
     """In the repository."""
+    is_listed: bool = False
+    """As the hub listed it; else as a neighbour said."""
     boot: str | None = None
-    """The machine's start in which it was completed."""
+    """The machine's start in which what is verified was."""
     is_synced: bool = False
-    """All of it is on the disk. Until then a machine that fails may lose some: what was completed in another start is verified."""
+    """All of it is on the disk. Until then a machine that fails may lose some: what was there in another start is verified again."""
 
     @classmethod
     def of(cls, source: HubSource, listing: Listing, selection: Selection) -> Self:
@@ -55,6 +57,7 @@ class Manifest(Value):
             weights=selection.weights,
             model=selection.model,
             directory=selection.directory,
+            is_listed=True,
         )
 
     @property
@@ -76,14 +79,14 @@ class Manifest(Value):
         lines = sorted(f"{file.name}\0{file.size}\0{file.sha256}" for file in self.files)
         return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def with_file(self, name: str, *, sha256: str | None, is_verified: bool) -> Self:
+    def with_file(self, name: str, *, sha256: str | None, is_verified: bool, boot: str | None = None) -> Self:
         files = tuple(
             file.model_copy(update={"sha256": sha256 or file.sha256, "is_verified": is_verified})
             if file.name == name
             else file
             for file in self.files
         )
-        return self.model_copy(update={"files": files, "boot": None, "is_synced": False})
+        return self.model_copy(update={"files": files, "boot": boot, "is_synced": False})
 
 
 def key_of(source: Source) -> str:

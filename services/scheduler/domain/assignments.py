@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import islice, takewhile
 from typing import Final
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance, Neighbour
@@ -121,6 +122,7 @@ def assigned_to(
 
 def _files(fleet: Fleet, worker_id: WorkerId, used: Mapping[FileId, int]) -> Iterable[AssignedFile]:
     """Those that instances need, those that somebody wants, and what else of a hub the worker has: it is not to be removed."""
+    running = {file_id for claim in fleet.claims_on(worker_id) for file_id in claim.file_ids}
     for file in sorted(fleet.files_on(worker_id), key=lambda file: file.id):
         kept = file.state in ("wanted", "deleting") or (
             file.state == "ready" and not isinstance(file.source, LocalPath)
@@ -132,7 +134,7 @@ def _files(fleet: Fleet, worker_id: WorkerId, used: Mapping[FileId, int]) -> Ite
                 commit=file.commit,
                 want="deleted" if file.state == "deleting" else "ready",
                 priority=used.get(file.id, 0),
-                in_use=file.id in used,
+                in_use=file.id in used or file.id in running,
                 bytes=file.bytes,
                 digest=file.digest or _digest(fleet, file),
                 neighbours=_neighbours(fleet, file) if file.state == "wanted" else (),
@@ -149,9 +151,10 @@ def _digest(fleet: Fleet, file: File) -> str | None:
 
 
 def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
-    """Workers that have it; while none has, the one that was to have it first: it alone asks the hub, and the others ask it.
+    """Workers that have it; while none has, those that were to have it before: the first alone asks the hub, and the others
+    ask it. When it fails, they ask the next one, and not all of them the hub.
 
-    Each worker begins with another one, so that many do not ask the same.
+    Of workers that have it each begins with another one, so that many do not ask the same.
     """
     if file.commit is None:
         return ()
@@ -161,8 +164,8 @@ def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
         turn = zlib.crc32(file.worker_id.encode()) % len(ready)
         chosen = [each for _, each in [*ready[turn:], *ready[:turn]]][:MOST_NEIGHBOURS]
     else:
-        first = next((each for each in others if each.state == "wanted"), file)
-        chosen = [] if first.id == file.id else [first]
+        earlier = takewhile(lambda each: each.id != file.id, (each for each in others if each.state == "wanted"))
+        chosen = list(islice(earlier, MOST_NEIGHBOURS))
     return tuple(
         Neighbour(
             worker_id=each.worker_id,
@@ -176,7 +179,7 @@ def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
 
 def _is_heard(fleet: Fleet, worker_id: WorkerId) -> bool:
     machine = fleet.machines.get(worker_id)
-    return machine is not None and machine.state == "ready"
+    return machine is not None and machine.state == "ready" and machine.downloader_alive
 
 
 def waiting_for_like(fleet: Fleet, file_id: FileId) -> tuple[WorkerId, ...]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from schemas.backends import CPU, BackendInfo, InferenceBackend, built_in, effective, image_for, images_of, info_of
 from schemas.ids import ModelId, WorkerId
-from schemas.models import ModelSpec, ModelWeights
+from schemas.models import ModelSpec, ModelWeights, Pinned
 from schemas.reasons import OF_A_WORKERS_HUB, Reason
 from schemas.versions import is_for_processors, is_newer, is_older
 from schemas.wanted import Wanted, wanted_of
@@ -42,6 +42,8 @@ class Request:
     """Workers that have the files already."""
     known: ModelWeights | None = None
     """What the model weighs, as far as anybody knows: on most workers."""
+    pins: ModelWeights | None = None
+    """What hubs' branches were pinned to, as it was first said."""
     must_look: bool = True
     """The files lie on the workers themselves: each must have looked at them. A hub's are the same for all."""
     peaks: PeakOf = field(default_factory=dict[Where, Peak])
@@ -62,6 +64,8 @@ class Request:
     _estimates: dict[int, tuple[ModelWeights, Estimate, dict[tuple[Profile, int], Takes]]] = field(init=False)
     _images: dict[tuple[int, str], bool] = field(init=False)
     """Make of workers, kind of GPU → is there an image for it?"""
+    _verdict: Looked | None = field(init=False, default=None)
+    """What was last said of the repository."""
     _kinds: list[ModelWeights] = field(init=False)
     """One of each that weigh the same, so that equal ones are the same object."""
 
@@ -83,19 +87,37 @@ class Request:
             self.known = next(
                 (looked.weights for _, looked in sorted(self.looked.items()) if looked.weights is not None), None
             )
+        self._judge()
+
+    @property
+    def pinned(self) -> tuple[Pinned, ...]:
+        """What is to be fetched, on whichever worker."""
+        found = self.pins or self.known
+        return () if found is None else found.pinned
+
+    @property
+    def verdict(self) -> Looked | None:
+        """What a hub said of the repository, as long as nobody knows what the model weighs: it holds for all workers."""
+        return None if self.must_look or self.known is not None else self._verdict
+
+    def _judge(self) -> None:
+        if not self.must_look:
+            said = [each for each in self.looked.values() if _is_about_the_repository(each)]
+            self._verdict = said[-1] if said else None
 
     def look(self, worker_id: WorkerId, looked: Looked) -> None:
         """What a downloader says now. Most workers have the same files: one that has them again needs no new estimate."""
-        before, after = self.looked.get(worker_id), self._alike(looked)
-        self.looked[worker_id] = after
+        before, after = self.looked.pop(worker_id, None), self._alike(looked)
+        self.looked[worker_id] = after  # the newest last
+        self._judge()
         if self.known is None or (
-            after.weights is not None
+            self.must_look
+            and after.weights is not None
             and before is not None
             and before.weights is self.known
             and not any(each.weights is self.known for each in self.looked.values())
         ):
             self.known = after.weights
-
         if len(self._kinds) > 2 * len(self.looked) + 1:
             self._forget_what_nobody_has()
 
@@ -109,8 +131,7 @@ class Request:
         if self.known is not None:
             is_cut_off = own is not None and own.weights is None
             return None if is_cut_off and self.files_on else own
-        verdicts = (each for _, each in sorted(self.looked.items()) if _is_about_the_repository(each))
-        return next(verdicts, own)
+        return self._verdict or own
 
     def _forget_what_nobody_has(self) -> None:
         kept = {id(each.weights) for each in self.looked.values()} | {id(self.known)}
@@ -144,6 +165,7 @@ class Request:
 
     def forget(self, worker_id: WorkerId) -> None:
         self.looked.pop(worker_id, None)
+        self._judge()
 
     def estimate(self, weights: ModelWeights) -> tuple[Estimate, dict[tuple[Profile, int], Takes]]:
         """What it takes with these weights; most workers have the same."""
@@ -196,6 +218,11 @@ class Request:
                 self._images.clear()
             known = self._images[machine.make, kind] = chosen is not None
         return known
+
+    @property
+    def commit(self) -> str | None:
+        """To which its source is pinned; None: it lies on the workers, or nobody has looked yet."""
+        return next((each.commit for each in self.pinned if each.source == self.spec.source), None)
 
     @property
     def usual(self) -> Estimate | None:

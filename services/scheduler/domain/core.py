@@ -56,16 +56,18 @@ from schemas.facts import (
 )
 from schemas.facts.backend import BackendFact
 from schemas.facts.base import Fact
-from schemas.facts.file import FileFact
+from schemas.facts.file import FileFact, FileStated
 from schemas.facts.instance import InstanceFact, StopCause
 from schemas.facts.model import ModelFact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
+from schemas.models import ModelWeights
 from schemas.reasons import (
     AgentStopped,
     DownloadStalled,
     EngineUnhealthy,
     EngineVanished,
     FileInUse,
+    InspectionFailed,
     NotAccepted,
     Reason,
     StartTimeout,
@@ -84,6 +86,7 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
+from schemas.sources import LocalPath
 from services.scheduler.domain.assignments import all_files_ready, waiting_for_like
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.deadlines import Deadlines, seconds_in
@@ -265,7 +268,7 @@ class Core:
                     self._lose_sight(instance)
                     return
                 failed = self._failed_files(placement)
-                if failed and isinstance(instance.state, Scheduled | Downloading):
+                if failed and isinstance(instance.state, Scheduled | Downloading | Starting):
                     self._fail(instance, failed[0].worker_id, failed[0].reasons)
             case Unreachable(placement, running=running):
                 failed = [each for each in self._failed_files(placement) if running is None]
@@ -345,7 +348,7 @@ class Core:
             if worker_id not in self.liveness.left:
                 self.liveness.agent_heard(worker_id, now.monotonic)
         elif self.liveness.downloader_heard(worker_id, now.monotonic):
-            self.fleet.machines.hear_downloader(worker_id, alive=True)
+            self._hear_downloader(worker_id, alive=True)
         return self._settle()
 
     def beat_is_news(self, worker_id: WorkerId, role: str, now: float, boot_id: str | None = None) -> bool:
@@ -384,7 +387,9 @@ class Core:
         """What a downloader said of a model's files. Nothing is stated that was known."""
         self._begin(now)
         self._inspected_at[question.model_id, question.worker_id] = now.monotonic
-        self._asked.pop((question.model_id, question.worker_id), None)
+        asked = self._asked.get((question.model_id, question.worker_id))
+        if asked is not None and asked[0] == question.generation:
+            del self._asked[question.model_id, question.worker_id]
         wave = self._waves.get(question.model_id)
         if wave is not None:
             wave.unanswered.discard(question.worker_id)
@@ -398,6 +403,8 @@ class Core:
             return self._settle()
         known = self.fleet.models.get(question.model_id, Model()).inspections.get(question.worker_id)
         about = question.about
+        if answer.weights is not None and _pins_nothing(about, answer.weights):
+            answer = ModelInspection(reasons=(InspectionFailed(problem="it does not say which commit it looked at"),))
         told = Inspection(about, question.generation, answer.weights, answer.reasons)
         if known != told:
             if self.placing.request_for(question.model_id).known is None:
@@ -423,8 +430,8 @@ class Core:
         self._go_on()
         until = now.monotonic if heard_until is None else heard_until
         self._notice_silence(until)
-        for worker_id in self._silent_downloaders(until):
-            self.fleet.machines.hear_downloader(worker_id, alive=False)
+        for worker_id in sorted(self._silent_downloaders(until)):
+            self._hear_downloader(worker_id, alive=False)
         for wave in self._waves.values():
             if until >= wave.until:
                 wave.unanswered.clear()
@@ -480,9 +487,12 @@ class Core:
                     continue
                 self._scanned_at[model_id] = now.monotonic
             is_hubs = not self.placing.request_for(model_id).must_look
-            if is_hubs and any(asked == model_id for asked, _ in self._asked):
+            if is_hubs and self._knows_what_the_hub_says(model_id, wish.generation, now.monotonic):
                 continue
-            for worker_id in self.placing.worth_asking(model_id, self._most_to_ask(model_id)):
+            worth_asking = self.placing.worth_asking(model_id, self._most_to_ask(model_id))
+            if is_hubs:  # each in turn: that one has no token, or can't reach it, must not hide one that has and can
+                worth_asking.sort(key=lambda each: self._inspected_at.get((model_id, each), float("-inf")))
+            for worker_id in worth_asking:
                 if self._may_ask(model_id, worker_id, wish.generation, now.monotonic):
                     self._asked[model_id, worker_id] = (wish.generation, now.monotonic)
                     about = question_about(revision_of(self.fleet, model_id)[0])
@@ -492,6 +502,16 @@ class Core:
                     if is_hubs:  # what one is told holds for all
                         break
         return found
+
+    def _knows_what_the_hub_says(self, model_id: ModelId, generation: int, now: float) -> bool:
+        """Some worker is being asked, or was told a little while ago what holds for all."""
+        for (asked, _), (about, since) in self._asked.items():
+            if asked == model_id and about == generation and now - since < self.policy.reinspect_seconds:
+                return True
+        if self.placing.request_for(model_id).verdict is None:
+            return False
+        answered = max((at for (of, _), at in self._inspected_at.items() if of == model_id), default=float("-inf"))
+        return now - answered < self.policy.reinspect_seconds
 
     def _most_to_ask(self, model_id: ModelId) -> int:
         if not self.placing.request_for(model_id).must_look:  # whoever can reach the hub
@@ -692,7 +712,9 @@ class Core:
                 )
         if worker is None:
             silent = worker_id in self.liveness.silent_downloaders([worker_id], self._now.monotonic)
-            self.fleet.machines.hear_downloader(worker_id, alive=not silent)
+            self._hear_downloader(worker_id, alive=not silent)
+            for file_id in [each for each, wish in self.fleet.file_wishes.items() if wish.worker_id == worker_id]:
+                self._file_requested(file_id)
         if self.fleet.workers[worker_id].state != "ready":
             self._say(WorkerReady(worker_id=worker_id))
             for instance in self.fleet.on(worker_id):
@@ -906,8 +928,9 @@ class Core:
                 if file.state == "wanted":
                     self._file_ready(file, seen, users)
             case "failed":
-                if file.state in ("wanted", "ready"):
-                    reasons = tuple(reason.model_copy(update={"worker_id": worker_id}) for reason in seen.reasons)
+                if file.state != "failed":
+                    why = seen.reasons or (InspectionFailed(problem="it does not say why the files failed"),)
+                    reasons = tuple(reason.model_copy(update={"worker_id": worker_id}) for reason in why)
                     self._say(ModelFileFailed(file_id=file.id, worker_id=worker_id, reasons=reasons))
                     for instance, _ in users:
                         if isinstance(instance.state, Scheduled | Downloading | Starting):
@@ -930,6 +953,14 @@ class Core:
             and file.id in member.file_ids
         ]
 
+    def _engines_on(self, file: File) -> tuple[str, ...]:
+        """Names of all that may still have an engine there that runs from it, former attempts included."""
+        there = {claim.instance_id for claim in self.fleet.claims_on(file.worker_id) if file.id in claim.file_ids} | {
+            instance.id for instance, _ in self._users_of(file)
+        }
+        instances = [self.fleet.instances.get(instance_id) for instance_id in there]
+        return tuple(sorted(instance.name for instance in instances if instance is not None))
+
     def _file_ready(self, file: File, seen: FileSeen, users: Iterable[tuple[Instance, Placement]]) -> None:
         self._say(
             ModelFileReady(
@@ -942,6 +973,7 @@ class Core:
             )
         )
         for instance, placement in users:
+            self._progressed(instance.id)
             self._decision.workers.update(member.worker_id for member in placement.members)
             if isinstance(instance.state, Downloading) and all_files_ready(self.fleet, placement):
                 self._say(
@@ -987,9 +1019,8 @@ class Core:
                     )
                 )
         elif file is not None and file.state != "deleting":
-            users = [each.name for each, _ in self._users_of(file) if not isinstance(each.state, Failed)]
-            if users:
-                reasons = (FileInUse(worker_id=file.worker_id, instances=tuple(sorted(users)[:MOST_NAMED])),)
+            if users := self._engines_on(file):
+                reasons = (FileInUse(worker_id=file.worker_id, instances=users[:MOST_NAMED]),)
                 self._say(
                     ModelFileDeletionRefused(
                         file_id=file_id, worker_id=file.worker_id, reasons=reasons, request=wish.seq
@@ -1243,7 +1274,12 @@ class Core:
 
     def _say(self, fact: Fact) -> None:
         before = self.fleet.instances.get(fact.instance_id) if isinstance(fact, InstanceFact) else None
-        whom = waiting_for_like(self.fleet, fact.file_id) if isinstance(fact, FileFact) else ()
+        whom: tuple[WorkerId, ...] = ()
+        file: File | None = None
+        if isinstance(fact, FileStated):
+            whom = waiting_for_like(self.fleet, fact.file_id)
+            file = self.fleet.files.get(fact.file_id)
+            fact = self._with_open_request(fact)
         evolve(self.fleet, fact, self.fleet.seq, self._now.at)
         self.placing.note(fact)
         self._decision.facts.append(fact)
@@ -1274,12 +1310,44 @@ class Core:
         if isinstance(fact, InstanceScheduled):
             keys = [claim_key(fact.instance_id, fact.attempt, member.worker_id) for member in fact.members]
             self._untold.update(keys)
-        if isinstance(fact, FileFact):
+        if isinstance(fact, FileStated):
             self._decision.workers.add(fact.worker_id)
             self._decision.workers.update(whom)
-        if isinstance(fact, WorkerReady | WorkerUnreachable):
-            for file in self.fleet.files_on(fact.worker_id):
-                self._decision.workers.update(waiting_for_like(self.fleet, file.id))
+            self._files_changed(fact, file)
+        if isinstance(fact, WorkerReady | WorkerUnreachable | WorkerAddressChanged):
+            self._neighbour_changed(fact.worker_id)
+
+    def _with_open_request(self, fact: FileStated) -> FileStated:
+        """A user's request that needed nothing when it came is over with whatever is said next: nobody finds it open later."""
+        wish = self.fleet.file_wishes.get(fact.file_id)
+        if wish is None or wish.seq <= self.fleet.file_answers.get(fact.file_id, 0):
+            return fact
+        return fact.model_copy(update={"known_request": wish.seq})
+
+    def _files_changed(self, fact: FileStated, before: File | None) -> None:
+        """Who waits for a place may have one now, or is told otherwise."""
+        after = self.fleet.files.get(fact.file_id)
+        if (before is not None and before.state == "ready") == (after is not None and after.state == "ready"):
+            return
+        file = after or before
+        if file is None:
+            return
+        for model_id, of_all in self.placing.note_files(file.source, file.worker_id).items():
+            if of_all:
+                self._fresh.add(model_id)
+            else:
+                self._again.setdefault(model_id, set()).add(file.worker_id)
+
+    def _neighbour_changed(self, worker_id: WorkerId) -> None:
+        """Whoever is to fetch from it, or is not to any more, is told so."""
+        for file in self.fleet.files_on(worker_id):
+            self._decision.workers.update(waiting_for_like(self.fleet, file.id))
+
+    def _hear_downloader(self, worker_id: WorkerId, *, alive: bool) -> None:
+        machine = self.fleet.machines.get(worker_id)
+        if machine is not None and machine.downloader_alive != alive:
+            self.fleet.machines.hear_downloader(worker_id, alive=alive)
+            self._neighbour_changed(worker_id)
 
     def _settle(self) -> Decision:
         """What follows from what was said: pending instances get another look, models their status."""
@@ -1388,6 +1456,11 @@ MOST_NAMED: Final = 16
 """Instances, in a reason."""
 FEWEST_ASKED: Final = 8
 """Workers that are asked at once what a model weighs there, at least."""
+
+
+def _pins_nothing(about: InspectModel, weights: ModelWeights) -> bool:
+    """Of a hub's model: then there would be nothing to fetch."""
+    return not isinstance(about.source, LocalPath) and all(each.source != about.source for each in weights.pinned)
 
 
 def _running(instance: Instance) -> Running | None:

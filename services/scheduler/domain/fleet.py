@@ -74,7 +74,7 @@ from schemas.facts import (
     WorkerUnreachable,
 )
 from schemas.facts.base import Fact
-from schemas.facts.file import FileFact
+from schemas.facts.file import FileFact, FileStated
 from schemas.facts.instance import InstanceFact
 from schemas.facts.worker import WorkerFact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
@@ -155,6 +155,16 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class Pins:
+    """What the model is made of as of the first answer that said so: a branch that moves on, or a worker that leaves, changes
+    nothing for instances that are added later.
+    """
+
+    question: InspectModel
+    weights: ModelWeights
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What was last stated about a model."""
 
@@ -172,6 +182,7 @@ class Model:
     created: int = 0
     """How many instances it ever had: the next one's number."""
     inspections: dict[WorkerId, Inspection] = field(default_factory=dict[WorkerId, Inspection])
+    """The newest last."""
     proven: int = 0
     """The newest revision of which an instance has run."""
     rolled_back: int = 0
@@ -186,6 +197,8 @@ class Model:
     peaks: Peaks = ()
     """What its engines were measured to hold at most, of the newest revisions that were measured."""
     status: Status | None = None
+    pins: tuple[Pins, ...] = ()
+    """What hubs' branches were pinned to, for the last questions about its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +220,7 @@ class File:
     source: Source
     commit: str | None
     wanted: int
-    """How often it was wanted: a downloader's answer names the wish that it is about."""
+    """How often it was wanted, or wanted no more: a downloader's answer names the wish that it is about."""
     state: Literal["wanted", "ready", "failed", "deleting"]
     reasons: tuple[Reason, ...] = ()
     paths: tuple[str, ...] = ()
@@ -227,6 +240,8 @@ class OpenClaim:
     model_id: ModelId
     accelerator: str | None
     """The kind of GPU that the claim's indexes are of."""
+    file_ids: tuple[FileId, ...] = ()
+    """What its engine runs from."""
 
 
 K = TypeVar("K")
@@ -354,7 +369,7 @@ class Fleet:
         return frozenset(file.worker_id for file in self.like(source, commit) if file.state == "ready")
 
     def like(self, source: Source, commit: str | None) -> list[File]:
-        """The same files, on whichever workers, in whatever state."""
+        """The same files, on whichever workers, in whatever state: in the order in which they were wanted."""
         return [self.files[file_id] for file_id in self._files.get(_content(source, commit), {}).values()]
 
     def files_on(self, worker_id: WorkerId) -> list[File]:
@@ -409,8 +424,16 @@ class Fleet:
         if file is None:
             return
         self.forgotten[file_id] = file.wanted
-        self._files.get(_content(file.source, file.commit), {}).pop(file.worker_id, None)
-        self._files_on.get(file.worker_id, {}).pop(file_id, None)
+        content = _content(file.source, file.commit)
+        alike = self._files[content]
+        alike.pop(file.worker_id)
+        if not alike:
+            del self._files[content]
+            self.forget_alike(content)
+        on_worker = self._files_on[file.worker_id]
+        on_worker.pop(file_id)
+        if not on_worker:
+            del self._files_on[file.worker_id]
 
     def see(self, worker_id: WorkerId) -> None:
         """Something about the worker is not what it was."""
@@ -460,6 +483,8 @@ def question_about(spec: ModelSpec) -> InspectModel:
 
 
 NO_WISH = Operator()
+MOST_PINS: Final = 2
+"""Of the newest revision, and of the one before, which may have to run again."""
 
 
 class Contradiction(Exception):
@@ -520,7 +545,10 @@ def evolve(
             question = fact.question or question_about(wish.spec)
             inspection = Inspection(question, fact.generation, fact.weights, fact.reasons)
             inspection = fleet.alike(model_id, "inspection", inspection)
-            fleet.models[model_id] = replace(model, inspections=model.inspections | {worker_id: inspection})
+            others = {w: each for w, each in model.inspections.items() if w != worker_id}
+            fleet.models[model_id] = replace(
+                model, inspections=others | {worker_id: inspection}, pins=_with_pins(model.pins, inspection)
+            )
         case ModelRolledBack(model_id=model_id, revision=revision, reasons=reasons):
             model = fleet.models.get(model_id, Model())
             problem = "; ".join(reason.sentence() for reason in reasons)
@@ -556,16 +584,25 @@ def evolve(
             raise Contradiction(f"the scheduler does not know {fact.type}")
 
 
+def _with_pins(pins: tuple[Pins, ...], inspection: Inspection) -> tuple[Pins, ...]:
+    weights = inspection.weights
+    if weights is None or not weights.pinned or any(each.question == inspection.question for each in pins):
+        return pins
+    return (*pins, Pins(inspection.question, weights))[-MOST_PINS:]
+
+
 def _file(fleet: Fleet, fact: FileFact, seq: int) -> None:
     file_id = fact.file_id
+    if isinstance(fact, FileStated):
+        _answered(fleet, file_id, fact.known_request)
     match fact:
         case ModelFileRequested(worker_id=worker_id, source=source, commit=commit, bytes=size):
             fleet.file_wishes[file_id] = FileWish(worker_id, "ready", seq, source, commit, size)
         case ModelFileDeletionRequested(worker_id=worker_id):
             fleet.file_wishes[file_id] = FileWish(worker_id, "deleted", seq)
         case ModelFileWanted():
-            before = fleet.files.get(file_id)
-            wanted = (before.wanted if before else fleet.forgotten.pop(file_id, 0)) + 1
+            fleet.drop_file(file_id)  # whoever is to have it again is the last that asks the hub
+            wanted = fleet.forgotten.pop(file_id, 0) + 1
             fleet.put_file(File(file_id, fact.worker_id, fact.source, fact.commit, wanted, "wanted", bytes=fact.bytes))
             _answered(fleet, file_id, fact.request)
         case ModelFileReady(paths=paths, bytes=size, model_path=model_path, digest=digest):
@@ -585,7 +622,8 @@ def _file(fleet: Fleet, fact: FileFact, seq: int) -> None:
         case ModelFileDeletionRefused(request=request):
             _answered(fleet, file_id, request)
         case ModelFileDeleting(request=request):
-            fleet.put_file(replace(_known(fleet.files, file_id), state="deleting", reasons=()))
+            file = _known(fleet.files, file_id)
+            fleet.put_file(replace(file, state="deleting", wanted=file.wanted + 1, reasons=()))
             _answered(fleet, file_id, request)
         case ModelFileDeleted() | ModelFileForgotten():
             fleet.drop_file(file_id)
@@ -595,7 +633,7 @@ def _file(fleet: Fleet, fact: FileFact, seq: int) -> None:
 
 def _answered(fleet: Fleet, file_id: FileId, request: int | None) -> None:
     if request is not None:
-        fleet.file_answers[file_id] = request
+        fleet.file_answers[file_id] = max(request, fleet.file_answers.get(file_id, 0))
 
 
 def _content(source: Source, commit: str | None) -> str:
@@ -687,7 +725,13 @@ def _instance(fleet: Fleet, fact: InstanceFact, at: datetime) -> None:
             for member in members:
                 fleet.open_claim(
                     OpenClaim(
-                        instance_id, attempt, member.worker_id, member.claim, instance.model_id, member.accelerator
+                        instance_id,
+                        attempt,
+                        member.worker_id,
+                        member.claim,
+                        instance.model_id,
+                        member.accelerator,
+                        member.file_ids,
                     )
                 )
             instance = replace(instance, attempt=attempt)

@@ -33,6 +33,7 @@ def launch_of(
         entrypoint=spec.entrypoint or chosen.entrypoint,
         run_command=run_command_of(spec, backend, chosen.version) if backend and chosen.image else spec.run_command,
         source=spec.source,
+        commit=request.commit,
         parameters=(*assumed(request, placed), *spec.backend_parameters),
         env=spec.env | _assumed_env(request, placed),
         categories=_categories(request),

@@ -12,9 +12,6 @@ from typing import Final
 from schemas.facts import (
     InstancePending,
     InstanceScheduled,
-    ModelFileDeleting,
-    ModelFileFailed,
-    ModelFileReady,
     ModelFileWanted,
     ModelInspected,
     ModelPeakMeasured,
@@ -25,7 +22,7 @@ from schemas.facts import (
 from schemas.facts.backend import BackendFact
 from schemas.facts.base import Fact
 from schemas.ids import FileId, InstanceId, ModelId, WorkerId
-from schemas.models import Member, RunnerUp, Why
+from schemas.models import Member, ModelSpec, ModelWeights, RunnerUp, Why
 from schemas.reasons import Reason, Suggestion
 from schemas.sources import LocalPath, Source, file_id_of
 from services.scheduler.domain.candidate import Candidate, Looked, Request
@@ -101,6 +98,7 @@ class Placing:
         self._drop_request(model_id)
         source = spec.source
         model = self._fleet.models.get(model_id, Model())
+        pins = _pins_of(model, spec)
         request = Request(
             spec,
             looked={
@@ -110,6 +108,8 @@ class Placing:
             },
             model_id=model_id,
             crashes=dict(model.quarantined),
+            known=None if isinstance(source, LocalPath) else pins,
+            pins=pins,
             must_look=isinstance(source, LocalPath),
             peaks=of_revision(model.peaks, revision) if self.claims_from_peak else {},
             backends=self._fleet.all_backends(),
@@ -121,12 +121,9 @@ class Placing:
 
     def _files_on(self, request: Request) -> frozenset[WorkerId]:
         """Workers that have what a new instance would run from."""
-        source = request.spec.source
-        pinned = request.known.pinned if request.known is not None else ()
-        commit = next((each.commit for each in pinned if each.source == source), None)
-        if commit is None and not request.must_look:
+        if request.commit is None and not request.must_look:
             return frozenset()
-        return self._fleet.workers_with(source, commit)
+        return self._fleet.workers_with(request.spec.source, request.commit)
 
     def _drop_request(self, model_id: ModelId) -> None:
         known = self._requests.pop(model_id, None)
@@ -140,10 +137,9 @@ class Placing:
                 known = self._requests.get(model_id)
                 if known is not None and fact.question in (None, question_about(known[1].spec)):
                     known[1].look(worker_id, Looked(weights, reasons))
+                    known[1].pins = _pins_of(self._fleet.models[model_id], known[1].wish)
                     known[1].files_on = self._files_on(known[1])
                     self._index.look_again(model_id, worker_id)
-            case ModelFileReady() | ModelFileFailed() | ModelFileDeleting():
-                self._note_files(self._fleet.files[fact.file_id].source, fact.worker_id)
             case ModelQuarantined(model_id=model_id, worker_id=worker_id, crashes=crashes):
                 known = self._requests.get(model_id)
                 if known is not None:
@@ -168,11 +164,22 @@ class Placing:
             case _:
                 pass
 
-    def _note_files(self, source: Source, worker_id: WorkerId) -> None:
-        for model_id in self._of_source.get(source.model_dump_json(), ()):
+    def note_files(self, source: Source, worker_id: WorkerId) -> dict[ModelId, bool]:
+        """A worker has these files, or has them no more. Models that wait for a place and are to look at it again; True: at all
+        workers, for those that can't reach the hub fetch from who has them.
+        """
+        found: dict[ModelId, bool] = {}
+        for model_id in sorted(self._of_source.get(source.model_dump_json(), ())):
             request = self._requests[model_id][1]
-            request.files_on = self._files_on(request)
-            self._index.look_again(model_id, worker_id)
+            had, request.files_on = bool(request.files_on), self._files_on(request)
+            of_all = not request.must_look and had != bool(request.files_on)
+            if of_all:
+                self._index.forget(model_id)
+            else:
+                self._index.look_again(model_id, worker_id)
+            if model_id in self.waiting:
+                found[model_id] = of_all
+        return found
 
     def forget(self, model_id: ModelId) -> None:
         self._drop_request(model_id)
@@ -362,10 +369,17 @@ class Placing:
 
 def _needed_files(request: Request) -> list[tuple[Source, str | None, int | None]]:
     """The model's, and what of a hub is loaded beside it: source, commit, bytes."""
-    pinned = request.known.pinned if request.known is not None else ()
-    found: list[tuple[Source, str | None, int | None]] = [(each.source, each.commit, each.bytes) for each in pinned]
-    source = request.spec.source
-    return [(source, None, None), *found] if isinstance(source, LocalPath) else list(dict.fromkeys(found))
+    found: dict[tuple[Source, str | None], int | None] = {}
+    if isinstance(request.spec.source, LocalPath):
+        found[request.spec.source, None] = None
+    for each in request.pinned:
+        found.setdefault((each.source, each.commit), each.bytes)
+    return [(source, commit, size) for (source, commit), size in found.items()]
+
+
+def _pins_of(model: Model, spec: ModelSpec) -> ModelWeights | None:
+    question = question_about(spec)
+    return next((each.weights for each in model.pins if each.question == question), None)
 
 
 def _listed(refused: Refused) -> int:
@@ -407,6 +421,7 @@ def _elsewhere(request: Request, not_on: frozenset[WorkerId]) -> Request:
         crashes=request.crashes,
         files_on=request.files_on,
         known=request.known,
+        pins=request.pins,
         must_look=request.must_look,
         peaks=request.peaks,
         backends=request.backends,

@@ -204,6 +204,7 @@ def changed(request: Request, patch: Mapping[str, Any]) -> Request:
         crashes=request.crashes,
         files_on=request.files_on,
         known=request.known,
+        pins=request.pins,
         must_look=request.must_look,
         peaks=request.peaks if not changes_engine(request.wish, spec) else {},
         backends=request.backends,

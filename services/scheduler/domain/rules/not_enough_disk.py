@@ -11,7 +11,7 @@ def not_enough_disk(candidate: Candidate) -> NotEnoughDisk | None:
     if free is None or request.must_look or request.known is None or machine.id in request.files_on:
         return None
     known = request.known
-    needed = sum(each.bytes for each in known.pinned) or known.weight_bytes + known.lora_bytes + known.draft_bytes
+    needed = sum(each.bytes for each in request.pinned) or known.weight_bytes + known.lora_bytes + known.draft_bytes
     if needed <= free:
         return None
     return NotEnoughDisk(worker_id=machine.id, needed_bytes=min(needed, MOST_BYTES), free_bytes=free)

@@ -1,0 +1,100 @@
+"""A program that fetches is killed at any moment, and started again: it loses next to nothing, and leaves nothing."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from services.downloader.domain.blocks import LARGE_FILE, MIB, SMALL_BLOCK
+from tests.support.hub import Hub
+from tests.support.hub_repository import BLOCK_BYTES
+
+ROOT: Final = Path(__file__).parents[3]
+SIZES: Final = (20 * MIB, LARGE_FILE - 1)
+CONNECTIONS: Final = 4
+RATE: Final = 24 * MIB
+"""Of each connection, where there is one: bytes a second."""
+LOST_OF_A_CONNECTION: Final = 3 * SMALL_BLOCK + BLOCK_BYTES
+"""A block that was not full, the two for which it had not woken yet, and what the hub had sent last."""
+REPEATED: Final = 0.05
+DELAY_SECONDS: Final = 0.03
+"""At most: else a kill always comes when the hub has just sent something."""
+SECONDS: Final = 60
+
+
+@dataclass(frozen=True)
+class Fetched:
+    size: int
+    sent: int
+    kills: int
+
+    @property
+    def repeated(self) -> int:
+        return self.sent - self.size
+
+
+def fetched_with_kills(
+    hub: Hub, directory: Path, content: bytes, at: Sequence[int], rate: int | None, chance: random.Random
+) -> Fetched:
+    """`at`: it is killed when so many bytes have been sent since the hub was asked for the first of them."""
+    name = f"model-{len(content)}.safetensors"
+    commit = hub.put("org/model", {name: content})
+    hub.clear_log()
+    hub.clear_faults()
+    if rate is not None:
+        hub.fault(where="cdn", rate=rate)
+    sha256 = hashlib.sha256(content).hexdigest()
+    what = [f"{hub.url}/org/model/resolve/{commit}/{name}", str(directory), name, str(len(content)), sha256, commit]
+    command = [sys.executable, "-m", "tests.support.fetch_one", *what, "--connections", str(CONNECTIONS)]
+    kills = 0
+    for offset in at:
+        with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as running:
+            give_up_at = time.monotonic() + SECONDS
+            while hub.bytes_sent("localhost") < offset and running.poll() is None and time.monotonic() < give_up_at:
+                time.sleep(0.002)
+            time.sleep(chance.random() * DELAY_SECONDS)
+            running.send_signal(signal.SIGKILL)
+            kills += running.wait() == -signal.SIGKILL
+    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
+    assert os.listdir(directory) == [name]  # noqa: PTH208 - names are compared
+    assert (directory / name).read_bytes() == content
+    fetched = Fetched(len(content), hub.bytes_sent("localhost"), kills)
+    assert fetched.repeated <= REPEATED * len(content) + kills * CONNECTIONS * LOST_OF_A_CONNECTION
+    return fetched
+
+
+def fetch_with_kills(tmp_path: Path, kills: int, seed: int, kills_of_a_file: int, rates: Sequence[int | None]) -> None:
+    chance = random.Random(seed)
+    fetched: list[Fetched] = []
+    with Hub() as hub:
+        while sum(each.kills for each in fetched) < kills:
+            content = chance.randbytes(chance.randint(*SIZES))
+            most = min(kills_of_a_file, kills - sum(each.kills for each in fetched))
+            at = sorted(chance.randint(1, len(content) * 9 // 10) for _ in range(most))
+            (directory := tmp_path / str(len(fetched))).mkdir()
+            rate = rates[len(fetched) % len(rates)]
+            fetched.append(fetched_with_kills(hub, directory, content, at, rate, chance))
+            (directory / f"model-{len(content)}.safetensors").unlink()
+    size, repeated = sum(each.size for each in fetched), sum(each.repeated for each in fetched)
+    print(f"{kills} kills, {len(fetched)} files, {size} bytes, {repeated} repeated ({repeated / size:.2%})")
+    assert repeated <= REPEATED * size
+
+
+def test_a_dozen_kills_cost_next_to_nothing(tmp_path: Path) -> None:
+    fetch_with_kills(tmp_path, kills=12, seed=1, kills_of_a_file=4, rates=[RATE])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hundred_kills_cost_next_to_nothing(tmp_path: Path) -> None:
+    """Half of the files as fast as they can be sent."""
+    fetch_with_kills(tmp_path, kills=100, seed=2, kills_of_a_file=4, rates=[RATE, None])
