@@ -217,7 +217,7 @@ async def test_files_are_pulled_to_workers_shown_and_removed(hall: tuple[Fleet, 
     listed = await fleet.run("files", "--worker", "worker-0")
     assert steady(listed.said) == [
         "FILE  STATE  SINCE  WORKER  SOURCE  HOW FAR, OR WHY NOT",
-        f"{ids[0]}  ready  <age>  worker-0  {label}  5.0 GiB",
+        f"{ids[0]}  ready  <age>  worker-0  {label} ({COMMIT[:8]})  5.0 GiB",
     ]
     shown = await fleet.run("files", "show", ids[0])
     assert steady(shown.said) == [
