@@ -102,8 +102,8 @@ class ModelFileDeleted(FileStated):
     """The files are on the worker no more."""
 
     type: ClassVar[str] = "ModelFileDeleted"
-    cause: Literal["requested", "evicted"]
-    """`evicted`: the worker made room for others (`MUSTER_EVICT`)."""
+    cause: Literal["requested", "evicted", "vanished"]
+    """`evicted`: the worker made room for others (`MUSTER_EVICT`). `vanished`: somebody removed them by hand."""
 
 
 class ModelFileForgotten(FileStated):

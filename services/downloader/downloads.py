@@ -25,7 +25,7 @@ from kernel.pace import Pace
 from schemas.asks import AskShare, InspectModel, ModelInspection, ReadShared, Shared, SharedFile
 from schemas.assignment import AssignedFile, Neighbour
 from schemas.ids import FileId, WorkerId
-from schemas.reasons import DownloadStalled, NotEnoughDisk, Reason
+from schemas.reasons import DownloadStalled, ModelFilesIncomplete, NotEnoughDisk, Reason
 from schemas.reports import FilePhase, FileProgress, FileSeen, PartInFlight
 from schemas.sources import HubSource, LocalPath
 from schemas.subjects import ask
@@ -204,7 +204,11 @@ class Downloads:
             job.task.add_done_callback(functools.partial(self._has_ended, file.file_id))
 
     def seen(self) -> tuple[FileSeen, ...]:
-        return tuple(job.seen for job in self._jobs.values())
+        """Without the paths that whoever decides knows: a picture is one message, and a model has hundreds of files."""
+        return tuple(
+            job.seen if job.file.model_path is None else job.seen.model_copy(update={"paths": ()})
+            for job in self._jobs.values()
+        )
 
     def progress(self) -> tuple[FileProgress, ...]:
         """Of all that is on its way."""
@@ -291,6 +295,10 @@ class Downloads:
         if commit is None:  # nobody has pinned it: not by a scheduler of this version
             commit = (await self._looking.find(source)).listing.commit
         if await self._is_here(job, source, commit, repair=False):
+            return
+        if job.manifest is None and job.file.model_path is not None and not job.file.in_use:
+            # They were here, and nobody needs them: whoever removed them by hand does not want them fetched again.
+            self._say(job, "deleted", reasons=(ModelFilesIncomplete(path=source.label, missing=("all files",)),))
             return
         self._say(job, "queued")
         while True:
@@ -482,7 +490,7 @@ class Downloads:
 
     async def _fetch_from(self, job: Job, source: HubSource, commit: str, neighbour: Neighbour) -> None:
         """All of it from one neighbour, which may still be fetching it itself. Raises NotThere."""
-        shared = await self._ask_share(neighbour, known=-1, wait_seconds=0)
+        shared = await self._ask_share(neighbour, known=-1, waits=False)
         while shared.state == "coming" and not shared.files:
             self._say_waiting(job, neighbour)
             shared = await self._wait_share(job, neighbour, shared, known=-1)
@@ -577,9 +585,9 @@ class Downloads:
                 return
         await self._fetch(job, known, lambda: Location(""), by_bus, patience)
 
-    async def _ask_share(self, neighbour: Neighbour, known: int, wait_seconds: float = NEIGHBOUR_SECONDS) -> Shared:
+    async def _ask_share(self, neighbour: Neighbour, known: int, *, waits: bool = True) -> Shared:
         """Raises NotThere."""
-        question = AskShare(file_id=neighbour.file_id, known=known, wait_seconds=wait_seconds)
+        question = AskShare(file_id=neighbour.file_id, known=known, wait_seconds=NEIGHBOUR_SECONDS if waits else 0)
         try:
             answer = await self._bus.request(
                 ask(neighbour.worker_id, "share"),
@@ -771,8 +779,7 @@ class Downloads:
         return self._store.home(manifest.source, manifest.commit, create=create)
 
     def _use(self, manifest: Manifest) -> None:
-        with self._home_of(manifest) as home:
-            home.use(manifest.source)
+        self._store.use(manifest.source, manifest.commit)
 
     def _sizes_are_right(self, manifest: Manifest) -> bool:
         with self._home_of(manifest) as home:

@@ -113,7 +113,7 @@ class DownloaderProcess:
     def _open_store(self) -> Store:
         """Raises BadSettings."""
         try:
-            return Store(self._settings.cache)
+            return Store(self._settings.cache, self.worker_id if self._settings.store_is_shared else None)
         except OSError as error:
             raise BadSettings(f"MUSTER_CACHE_DIR is wrong: {self._settings.cache}: {error.strerror}") from error
 

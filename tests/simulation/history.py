@@ -6,23 +6,30 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 from kernel.log.port import Guard
-from schemas.facts import WorkerCordoned, WorkerDrainRequested, WorkerLabelled, WorkerUncordoned
+from schemas.facts import (
+    ModelFileDeletionRequested,
+    ModelFileRequested,
+    WorkerCordoned,
+    WorkerDrainRequested,
+    WorkerLabelled,
+    WorkerUncordoned,
+)
 from schemas.facts.worker import WorkerFact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import ModelSpec
 from schemas.reasons import ModelNotFound
 from schemas.reports import EnginePhase, EngineSeen, FilePhase, FileSeen
-from schemas.sources import LocalPath
+from schemas.sources import LocalPath, Source, file_id_of
 from schemas.subjects import api_part_of
 from services.agent.domain.runtime import EngineId
 from services.api.adapters import feed
 from services.api.adapters.writer import Caller, Written
 from services.scheduler import process as scheduler_process
-from tests.simulation import gangs
+from tests.simulation import gangs, hubs
 from tests.simulation.invariants import Broken, Invariant
 from tests.simulation.lines import Fault
 from tests.simulation.worker import Machine
@@ -54,6 +61,8 @@ def create(world: World) -> str:
     key = f"k{dice.randrange(1000)}" if dice.random() < 0.5 else None
     if world.has_gangs and dice.random() < 0.7:
         return world.api.create(gangs.a_spec(dice, dice.choice("ABCDE")), key)
+    if world.hub is not None and dice.random() < 0.7:
+        return world.api.create(hubs.a_spec(dice, dice.choice("ABCDE")), key)
     return world.api.create(_spec(dice, dice.choice("ABCDE")), key)
 
 
@@ -68,9 +77,12 @@ def scale(world: World) -> str:
 
 
 def update(world: World) -> str:
-    source = other = LocalPath(path=world.dice.choice(tuple(SIZES)))
+    source: Source = LocalPath(path=world.dice.choice(tuple(SIZES)))
+    other = source
     if world.has_gangs:
         other = LocalPath(path=world.dice.choice(tuple(gangs.SIZES)))
+    if world.hub is not None and world.dice.random() < 0.7:
+        source = hubs.a_source(world.dice)
 
     def over(spec: ModelSpec) -> ModelSpec:
         return spec.model_copy(update={"source": other if spec.backend == gangs.VLLM else source})
@@ -167,6 +179,107 @@ def drain(world: World) -> str:
 def label(world: World) -> str:
     zone = world.dice.choice("ab")
     return _operate(world, WorkerLabelled(worker_id=world.dice.choice(list(world.machines)), labels={"zone": zone}))
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def _ask_for_files(world: World, fact: ModelFileRequested | ModelFileDeletionRequested, what: str) -> str:
+    """`Writer.ask_for_files`, which waits for several guards at once."""
+    subject = api_part_of("file", fact.file_id)
+    writer = world.api.writer
+
+    def write(caller: Caller) -> Awaitable[Written]:
+        async def written() -> Written:
+            guard = Guard(subject, await world.api.line.last_sequence_of(subject))
+            sequences = await writer._append(caller, (fact, guard))  # pyright: ignore[reportPrivateUsage] - see above
+            return Written(fact.file_id, sequences[-1], 1, projected=False)
+
+        return written()
+
+    return world.api.ask(f"{what} {fact.file_id} on {fact.worker_id}", write)
+
+
+def request_files(world: World) -> str:
+    """As of what the hub has now."""
+    if world.hub is None:
+        return "there is no hub"
+    source = hubs.a_source(world.dice)
+    commit = world.hub.commit_of(source.repo_id)
+    worker_id = world.dice.choice(list(world.machines))
+    fact = ModelFileRequested(
+        file_id=file_id_of(source, commit, worker_id),
+        worker_id=worker_id,
+        source=source,
+        commit=commit,
+        bytes=hubs.SIZES[source.repo_id],
+    )
+    return _ask_for_files(world, fact, "request")
+
+
+def _a_file(world: World, *states: str) -> dict[str, Any] | None:
+    """As the read models show it, which may be late."""
+    rows = [
+        row for _, row in sorted(world.api.tables.rows["files"].items()) if row["state"] in states and row["commit"]
+    ]
+    return world.dice.choice(rows) if rows else None
+
+
+def retry_files(world: World) -> str:
+    row = _a_file(world, "error", "error", "ready", "deleting")
+    if row is None:
+        return "no files have failed"
+    fact = ModelFileRequested.model_validate(
+        {"file_id": row["id"]}
+        | {name: row[name] for name in ("worker_id", "source", "commit")}
+        | {"bytes": row["total"]}
+    )
+    return _ask_for_files(world, fact, "retry")
+
+
+def delete_files(world: World) -> str:
+    row = _a_file(world, "wanted", "ready", "error", "deleting")
+    if row is None:
+        return "there are no files to delete"
+    fact = ModelFileDeletionRequested(file_id=row["id"], worker_id=row["worker_id"])
+    return _ask_for_files(world, fact, "delete")
+
+
+def evict(world: World) -> str:
+    machine = a_machine(world)
+    if machine.downloader is None or machine.downloader.fetches is None:
+        return f"{machine.id} removes nothing"
+    return machine.downloader.fetches.evict(world.dice)
+
+
+def hub_suffers(world: World) -> str:
+    hub, dice = world.hub, world.dice
+    if hub is None:
+        return "there is no hub"
+    repo_id = dice.choice(tuple(hubs.SIZES))
+    worker_id = dice.choice(list(world.machines))
+    match dice.choice(("down", "cut off", "cut off", "vanished", "spoilt", "moves on")):
+        case "down":
+            hub.is_down = not hub.is_down
+            return f"the hub is {'down' if hub.is_down else 'up'}"
+        case "cut off":
+            hub.cut_off ^= {worker_id}
+            return f"{worker_id} {'does not reach' if worker_id in hub.cut_off else 'reaches'} the hub"
+        case "vanished":
+            hub.vanished ^= {repo_id}
+            return f"{repo_id} {'vanishes' if repo_id in hub.vanished else 'appears'}"
+        case "spoilt":
+            hub.spoilt ^= {repo_id}
+            return f"{repo_id} is {'spoilt' if repo_id in hub.spoilt else 'sound'}"
+        case _:
+            hub.commits[repo_id] += 1
+            return f"{repo_id} is at commit {hub.commits[repo_id]}"
+
+
+def hub_recovers(world: World) -> str:
+    if world.hub is not None:
+        world.hub.heal()
+    return "the hub recovers"
 
 
 # -- machines -------------------------------------------------------------------------------------------------------------
@@ -436,6 +549,11 @@ IN_GANGS: Final[dict[Action, int]] = {
     drain: 2, member_suffers: 10, create: 8, update: 4, power_back: 4, mend: 4, agent_starts: 4, uncordon: 6,
 }  # fmt: skip
 """More of what happens, where there are machines for gangs: and more that makes it possible for them to run."""
+WITH_HUB: Final[dict[Action, int]] = {
+    request_files: 7, delete_files: 8, retry_files: 3, evict: 6, hub_suffers: 6, hub_recovers: 3, create: 4, scale: 4, update: 3,
+    power_back: 3, mend: 3, agent_starts: 2,
+}  # fmt: skip
+"""… and where there is a hub."""
 PASSES: Final = {0.05: 20, 0.3: 20, 0.5: 20, 1.0: 12, 2.0: 6, 4.0: 3, 11.0: 2, 25.0: 1}
 """Seconds between two steps, and how often."""
 
@@ -481,6 +599,8 @@ def _step(world: World, step: int) -> None:
     actions = ACTIONS
     if world.has_gangs:
         actions = ACTIONS | {action: count + ACTIONS.get(action, 0) for action, count in IN_GANGS.items()}
+    if world.hub is not None:
+        actions = ACTIONS | {action: count + ACTIONS.get(action, 0) for action, count in WITH_HUB.items()}
     action = dice.choices(tuple(actions), tuple(actions.values()))[0]
     world.note(f"{step}. {action(world)}")
     world.advance(dice.choices(tuple(PASSES), tuple(PASSES.values()))[0])

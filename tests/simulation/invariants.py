@@ -67,6 +67,9 @@ class Invariant(Enum):
     ENGINES = "6 no engine is stopped without a recorded cause, none outlives its assignment by more than 15 s"
     CONVERGES = "7 within 60 s everything placeable runs, nothing sits in a state past its deadline"
     WATCHERS = "9 every watcher sees every transition in order and resumes where it stopped"
+    FILES = (
+        "h what runs has its files; one worker asks the hub for all; a user is answered once, a model is of one commit"
+    )
     STREAMS = "s an engine that others stand in for finishes its requests, up to the deadline"
     QUIET = "q no news is no event"
     REPORTS = "r a late or forged report never becomes history"

@@ -28,13 +28,14 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
-from schemas.sources import Source
+from schemas.sources import LocalPath, Source
 from services.agent.domain import plan as planning
 from services.agent.domain.health import Health, after, at_first, ill_report
 from services.agent.domain.runtime import Activity, EngineExit, EngineId
 from services.agent.process import Watched, phase_of_end, why_ended
 from services.simulator.domain.dice import draw
 from tests.simulation.clock import VirtualClock, finish
+from tests.simulation.hubs import Fetches, Hub
 from tests.simulation.lines import Answer
 
 Temper = Literal["good", "crashes", "hangs"]
@@ -71,6 +72,8 @@ class Engine:
     start_timeout_seconds: float = 900.0
     over_since: float | None = None
     """Its attempt has ended, and its agent could know."""
+    files: tuple[str, ...] = ()
+    """What it reads."""
 
     @property
     def is_member(self) -> bool:
@@ -255,10 +258,11 @@ class Agent(Role):
     def _start(self, instance: AssignedInstance, files: tuple[str, ...]) -> None:
         engine = EngineId(instance.instance_id, instance.attempt)
         watched = self._engines.setdefault(engine, Watched(engine, rank=instance.rank))
-        if not files or not all(path in self.machine.paths for path in files):
+        there = self.machine.paths.keys() | self.machine.store.keys()
+        if not files or not all(path in there for path in files):
             self._ended(watched, EngineExit(engine, 1, None, ()))
             return
-        watched.port = self.machine.start(engine, instance)
+        watched.port = self.machine.start(engine, instance, files)
         watched.phase = "loading"
         self._report(watched)
         self._probe(engine, instance.launch.start_timeout_seconds)
@@ -355,10 +359,23 @@ class Downloader(Role):
         super().__init__(machine, "downloader")
         self._files: dict[FileId, FileSeen] = {}
         self._verifying: dict[FileId, tuple[float, AssignedFile]] = {}
+        hub = machine.world.hub
+        self.fetches = None if hub is None else Fetches(self, hub)
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """It has read the newest assignment that there is."""
+        body = self.world.assignment(self.machine.id)
+        if body is None:
+            return False
+        document = Assigned.model_validate_json(body)
+        return (document.election, document.seq) == self.edge.newest
 
     def assigned(self, document: Assigned) -> None:
-        """`DownloaderProcess._assigned`."""
-        wanted = {file.file_id: file for file in document.files}
+        """`Downloads.wanted`."""
+        if self.fetches is not None:
+            self.fetches.assigned(document.files)
+        wanted = {file.file_id: file for file in document.files if isinstance(file.source, LocalPath)}
         for file_id in self._files.keys() - wanted.keys():
             del self._files[file_id]
         for file in wanted.values():
@@ -369,6 +386,8 @@ class Downloader(Role):
                 self._verifying[file.file_id] = (done, file)
 
     def look(self, now: float) -> None:
+        if self.fetches is not None:
+            self.fetches.look(now)
         for file_id, (done, file) in list(self._verifying.items()):
             if now < done:
                 continue
@@ -385,6 +404,8 @@ class Downloader(Role):
                 self._note(seen.model_copy(update=ready))
 
     def inspect(self, source: Source) -> ModelInspection:
+        if not isinstance(source, LocalPath) and self.world.hub is not None:
+            return self.world.hub.inspect(self.machine.id, source)
         size = self.machine.paths.get(source.label)
         if size is None:
             return ModelInspection(reasons=(ModelNotFound(path=source.label),))
@@ -394,10 +415,14 @@ class Downloader(Role):
         self.edge.report(FileReported(**self.edge.identity(), file=seen))
 
     def picture(self) -> Report:
-        return FilesObserved(**self.edge.identity(), files=tuple(self._files.values()))
+        fetched = () if self.fetches is None else tuple(self.fetches.seen())
+        return FilesObserved(**self.edge.identity(), files=(*self._files.values(), *fetched))
 
     def _note(self, seen: FileSeen) -> None:
         self._files[seen.file_id] = seen
+        self.tell(seen)
+
+    def tell(self, seen: FileSeen) -> None:
         self.edge.report(FileReported(**self.edge.identity(), file=seen))
 
 
@@ -407,6 +432,11 @@ class Surroundings:
     clock: VirtualClock
     dice: random.Random
     calm: bool
+    hub: Hub | None
+
+    def neighbour(self, worker_id: WorkerId) -> "Machine":
+        """Another machine, of which something is asked."""
+        raise NotImplementedError
 
     def assignment(self, worker_id: WorkerId) -> bytes | None:
         """The newest document, as read directly."""
@@ -421,6 +451,10 @@ class Surroundings:
 
     def stops(self, machine: "Machine", engine: EngineId) -> None:
         """An agent is about to stop an engine."""
+        raise NotImplementedError
+
+    def removes(self, machine: "Machine", path: str) -> None:
+        """A downloader is about to remove files."""
         raise NotImplementedError
 
     def temper(self) -> Temper:
@@ -448,6 +482,10 @@ class Machine:
         self.address = address
         self.inventory = inventory
         self.paths = dict(paths)
+        self.store: dict[str, int] = {}
+        """What was fetched, and is whole."""
+        self.removed: set[tuple[FileId, int]] = set()
+        """Every wish for a file whose files it has removed since."""
         self.disk: dict[str, tuple[int, int]] = {}
         self.engines: dict[EngineId, Engine] = {}
         self.ends: deque[EngineExit] = deque()
@@ -481,7 +519,7 @@ class Machine:
         for engine in list(self.engines):
             self.ends_by(engine, "the_machine")
 
-    def start(self, engine: EngineId, instance: AssignedInstance) -> int:
+    def start(self, engine: EngineId, instance: AssignedInstance, files: tuple[str, ...]) -> int:
         self._port += 1
         self.started.setdefault(engine, []).append(self._port)
         now, dice = self.world.clock.seconds, self.world.dice
@@ -494,6 +532,7 @@ class Machine:
             rank=instance.rank,
             members=tuple(member.worker_id for member in instance.members),
             start_timeout_seconds=instance.launch.start_timeout_seconds,
+            files=files,
         )
         return self._port
 

@@ -15,6 +15,7 @@ from schemas.facts.instance import InstanceFact
 from schemas.ids import InstanceId, ModelId, WorkerId
 from schemas.models import Gpu, Inventory, ModelWeights
 from schemas.reports import FileReported, RequestsInFlight, WorkerLeaving
+from schemas.sources import LocalPath
 from schemas.subjects import parse_report_subject
 from services.agent.domain.runtime import EngineId
 from services.api.adapters.feed import Filter
@@ -23,10 +24,11 @@ from services.scheduler.domain.fleet import Contradiction, Fleet
 from services.scheduler.domain.instance import placement_of
 from services.scheduler.domain.rollout import revision_of
 from services.scheduler.process import fold
-from tests.simulation import gangs
+from tests.simulation import files, gangs, hubs
 from tests.simulation.api import Api, Tables
 from tests.simulation.clock import START, VirtualClock
 from tests.simulation.gateways import Gateway, Gateways
+from tests.simulation.hubs import Hub
 from tests.simulation.invariants import (
     Broken,
     Claims,
@@ -91,6 +93,8 @@ class World(Surroundings):
             seed, self.clock, self.log.entries, self.ledger, self.machines.values(), self._requests
         )
         self.has_gangs = machines is None and gangs.has_gangs(seed)
+        self.hub = Hub(seed) if machines is None and not self.has_gangs and hubs.has_hub(seed) else None
+        self.files = files.Files()
         others = machines or self.dice.choice((1, 2, 3, 3, 4))
         for number in range(1, (1 if self.has_gangs else others) + 1):
             self._add_machine(number)
@@ -180,6 +184,9 @@ class World(Surroundings):
 
         self._orderly(gateway, 0.0 if at_once else 0.1, heard)
 
+    def neighbour(self, worker_id: WorkerId) -> Machine:
+        return self.machines[worker_id]
+
     def assignment(self, worker_id: WorkerId) -> bytes | None:
         return self.assignments.newest(worker_id)
 
@@ -206,6 +213,9 @@ class World(Surroundings):
         is_former = life is not None and engine.attempt < life.attempt  # its requests went with it
         if not (is_former or machine.has_lied or machine.id in self.ledger.removed):
             self.gateways.check_may_end(engine.instance_id, f"is stopped on {machine.id}")
+
+    def removes(self, machine: Machine, path: str) -> None:
+        files.check_removal(machine, path)
 
     def temper(self) -> Temper:
         roll = 1.0 if self.calm else self.dice.random()
@@ -356,6 +366,7 @@ class World(Surroundings):
         fact, ledger = entry.fact, self.ledger
         if isinstance(fact, InstanceFact) and (life := ledger.lives.get(fact.instance_id)) is not None:
             gangs.check_fact(fact, life, ledger.fleet, self.machines)
+        self.files.take(fact, entry.sequence, ledger, self.machines)
         ledger.take(entry, self.machines)
         if isinstance(fact, InstanceFact) and (life := ledger.lives.get(fact.instance_id)) is not None:
             gangs.check_claims(fact.instance_id, life, ledger)
@@ -376,6 +387,8 @@ class World(Surroundings):
         if reign is not None and reign.core is not None:
             check_deadlines(self.ledger, self.decides_since, self._heard, SLACK_SECONDS)
             gangs.check_lost(self.ledger)
+            if self.hub is not None:
+                self.files.check_assignments(self.ledger, self.assignments.documents, _heard(reign.core.fleet))
             if api.position == len(entries) > self._checked["reasons"]:
                 self._checked["reasons"] = len(entries)
                 check_reasons(api.tables, entries)
@@ -418,6 +431,8 @@ class World(Surroundings):
     def heal(self) -> None:
         self.calm = True
         self.gateways.heal()
+        if self.hub is not None:
+            self.hub.heal()
         self.api.stalled = False
         self.api.writer.postgres_is_there = True
         self.api.line.fault = None
@@ -436,6 +451,7 @@ class World(Surroundings):
     def check_converged(self) -> None:
         ledger, now = self.ledger, self.clock.seconds
         gangs.check_freed(ledger, self.machines)
+        self.files.check_ended(ledger)
         for worker_id in self.machines:
             if (state := ledger.worker_states.get(worker_id)) != "ready":
                 raise Broken(Invariant.CONVERGES, f"{worker_id} is {state}, though it is there")
@@ -517,7 +533,8 @@ class World(Surroundings):
         quarantined = model.quarantined if model is not None else {}
         for worker_id, machine in self.machines.items():
             operator = self.ledger.fleet.operator_of(worker_id)
-            size = machine.paths.get(spec.source.label)
+            source = spec.source
+            size = machine.paths.get(source.label) if isinstance(source, LocalPath) else hubs.SIZES[source.repo_id]
             if (
                 size is None
                 or operator.cordoned
@@ -544,7 +561,12 @@ class World(Surroundings):
         return all(
             life.state in ("running", "pending") or (life.state == "error" and life.final)
             for life in self.ledger.lives.values()
-        )
+        ) and all(file.state not in ("wanted", "deleting") for file in self.ledger.fleet.files.values())
+
+
+def _heard(fleet: Fleet) -> set[WorkerId]:
+    """Workers that others may fetch from: with a downloader that beats."""
+    return {machine.id for machine in fleet.machines if machine.state == "ready" and machine.downloader_alive}
 
 
 @dataclass(frozen=True, slots=True)
@@ -575,6 +597,8 @@ def _numbers(entry: Entry) -> str:
             "to",
             "drain_seconds",
             "requests_left",
+            "commit",
+            "request",
         )
         if hasattr(fact, name)
     ]

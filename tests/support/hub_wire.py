@@ -165,7 +165,7 @@ Handler = Callable[[Request], tuple[Plan, Seen | None]]
 async def serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One connection, request after request."""
     writer.transport.set_write_buffer_limits(high=0)
-    with suppress(OSError, EOFError, asyncio.LimitOverrunError):
+    with suppress(OSError, EOFError, asyncio.LimitOverrunError, asyncio.SendfileNotAvailableError):
         try:
             while True:
                 request = await _read(reader)
@@ -255,7 +255,7 @@ async def _send_file(
         for at in range(part.start, part.stop, step):
             try:
                 sent = await loop.sendfile(writer.transport, file, at, min(step, part.stop - at), fallback=False)
-            except OSError:
+            except (OSError, asyncio.SendfileNotAvailableError):  # the other: the client is gone before the first byte
                 count(max(file.tell() - at, 0))
                 raise
             count(sent)

@@ -166,9 +166,9 @@ class Fetch:
                 if thread.ident is not None:
                     thread.join()
             with self._lock:
-                for ranges in self._by_ranges:
-                    ranges.close()
-                self._by_ranges.clear()
+                ended, self._by_ranges = self._by_ranges, []
+            for ranges in ended:
+                ranges.close()
         if self._file.sha256 is None and self._file.git_sha1 is None:
             self._check()  # a digest knows better than whoever found that too much was sent
         return digest

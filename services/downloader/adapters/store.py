@@ -29,6 +29,7 @@ from services.downloader.domain.manifest import Manifest, key_of
 from services.downloader.domain.names import OURS
 
 MANIFEST_SUFFIX: Final = ".json"
+HOLD_SUFFIX: Final = ".holds"
 LEASE: Final = "lease"
 MOST_DEPTH: Final = 3
 """Of organisation, name and commit."""
@@ -49,7 +50,9 @@ class Space:
 
 
 class Store:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, holder: str | None = None) -> None:
+        """`holder`: the worker, where several share the store."""
+        self._holder = holder
         self.root = root.absolute()
         self.root.mkdir(parents=True, exist_ok=True)
         self.changing = threading.RLock()
@@ -90,7 +93,7 @@ class Store:
 
     def remove(self, source: HubSource, commit: str | None) -> None:
         """What was chosen of the repository, without what others chose too; None: as of all commits. Not being there is
-        fine. Raises OSError.
+        fine. Of a store that is shared, what another worker has stays. Raises OSError.
         """
         if commit is None:
             for commit in {each.commit for each, _ in self.manifests() if each.source == source}:  # noqa: PLR1704 - each of them
@@ -99,6 +102,8 @@ class Store:
         with self.changing:
             try:
                 with self.home(source, commit) as home:
+                    if self._is_needed_by_others(home, key_of(source)):
+                        return
                     home.remove(key_of(source))
             except FileNotFoundError:
                 return
@@ -108,9 +113,23 @@ class Store:
         """Bytes of the disk that its removal would give back."""
         try:
             with self.home(manifest.source, manifest.commit) as home:
-                return home.freed_by(manifest.key)
+                others = home.holders(manifest.key) - {self._holder} if self._holder is not None else ()
+                return 0 if others else home.freed_by(manifest.key)
         except OSError:
             return 0
+
+    def use(self, source: HubSource, commit: str) -> None:
+        """It is used now: what was used last is removed last. In a store that is shared, it is noted by whom."""
+        with self.home(source, commit) as home:
+            home.use(source)
+            if self._holder is not None:
+                home.hold(key_of(source), self._holder)
+
+    def _is_needed_by_others(self, home: "Home", key: str) -> bool:
+        if self._holder is None:
+            return False
+        home.let_go(key, self._holder)
+        return bool(home.holders(key))
 
     def _prune(self, parts: Sequence[str]) -> None:
         """Directories that hold nothing any more."""
@@ -162,7 +181,23 @@ class Home:
     def use(self, source: HubSource) -> None:
         """It is used now: what was used last is removed last."""
         with contextlib.suppress(OSError):
-            os.utime(key_of(source) + MANIFEST_SUFFIX, dir_fd=self.ours)
+            os.utime(key_of(source) + MANIFEST_SUFFIX, dir_fd=self.ours, follow_symlinks=False)
+
+    def hold(self, key: str, holder: str) -> None:
+        """A worker has these files, of several that share the store."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(f"{key}.{holder}{HOLD_SUFFIX}", flags, 0o644, dir_fd=self.ours))
+
+    def let_go(self, key: str, holder: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{key}.{holder}{HOLD_SUFFIX}", dir_fd=self.ours)
+
+    def holders(self, key: str) -> set[str]:
+        return {
+            name.removeprefix(f"{key}.").removesuffix(HOLD_SUFFIX)
+            for name in _names_in(self.ours)
+            if name.startswith(f"{key}.") and name.endswith(HOLD_SUFFIX)
+        }
 
     # -- files
 

@@ -119,6 +119,8 @@ def _part(head: Head, asked: Asked) -> int:
 def _refused(head: Head, asked: Asked) -> NotFetched:
     host, status = head.host, head.status
     said = head.headers.get("x-error-message", "")[:200]
+    wait = retry_after(head.headers.get("retry-after"))
+    way: Way = "final" if wait is not None and wait > MOST_WAIT_SECONDS else "again"
     match status:
         case 401 | 403 if head.headers.get("x-error-code") == "GatedRepo":
             return NotFetched(GatedRepository(repository=asked.repository), "final")
@@ -132,13 +134,9 @@ def _refused(head: Head, asked: Asked) -> NotFetched:
             reason = SizeMismatch(path=asked.file.name, expected_bytes=asked.file.size, actual_bytes=actual)
             return NotFetched(reason, "wrong")
         case 429:
-            wait = retry_after(head.headers.get("retry-after"))
-            way: Way = "final" if wait is not None and wait > MOST_WAIT_SECONDS else "again"
             return NotFetched(HubRateLimited(host=host, retry_after_seconds=wait), way, wait)
         case _ if status >= 500:
-            return NotFetched(
-                HubError(host=host, status=status, problem=said), "again", retry_after(head.headers.get("retry-after"))
-            )
+            return NotFetched(HubError(host=host, status=status, problem=said), way, wait)
         case _:
             return NotFetched(HubError(host=host, status=status, problem=said), "final")
 

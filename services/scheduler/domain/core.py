@@ -938,7 +938,7 @@ class Core:
                         elif isinstance(instance.state, Unreachable) and instance.state.running is None:
                             self._fail(instance, worker_id, reasons, engine_gone=False)  # its agent was not heard
             case "deleted":
-                self._file_deleted(file, users)
+                self._file_deleted(file, seen, users)
             case _:
                 for instance, _ in users:
                     self._progressed(instance.id)
@@ -980,14 +980,17 @@ class Core:
                     InstanceStarting(instance_id=instance.id, worker_id=file.worker_id, attempt=placement.attempt)
                 )
 
-    def _file_deleted(self, file: File, users: Iterable[tuple[Instance, Placement]]) -> None:
-        """As was asked for, or to make room. Who was promised the files meanwhile gets them again."""
+    def _file_deleted(self, file: File, seen: FileSeen, users: Iterable[tuple[Instance, Placement]]) -> None:
+        """As was asked for, or to make room; or it was found to be gone, and then it is said what. Who was promised the files
+        meanwhile gets them again.
+        """
         if file.state == "deleting":
             self._say(ModelFileDeleted(file_id=file.id, worker_id=file.worker_id, cause="requested"))
         elif any(not isinstance(instance.state, Stopping | Failed) for instance, _ in users):
             self._want(file)
         else:
-            self._say(ModelFileDeleted(file_id=file.id, worker_id=file.worker_id, cause="evicted"))
+            cause = "vanished" if seen.reasons else "evicted"
+            self._say(ModelFileDeleted(file_id=file.id, worker_id=file.worker_id, cause=cause))
 
     def _want(self, file: File, request: int | None = None) -> None:
         self._say(

@@ -176,6 +176,12 @@ CASES: dict[str, tuple[int, Asked, dict[str, str], int | type[NoRanges] | Refuse
         {"x-error-message": "We are down", "retry-after": "2.5"},
         Refused(HubError(host=HOST, status=503, problem="We are down"), "again", 2.5),
     ),
+    "a fault of theirs, for long": (
+        503,
+        WHOLE,
+        {"retry-after": "86400"},
+        Refused(HubError(host=HOST, status=503), "final", 86400),
+    ),
     "a fault that they say is ours": (400, WHOLE, {}, Refused(HubError(host=HOST, status=400), "final")),
     "no redirection that leads anywhere": (304, WHOLE, {}, Refused(HubError(host=HOST, status=304), "final")),
     "nothing": (204, WHOLE, {}, Refused(HubError(host=HOST, status=204), "final")),

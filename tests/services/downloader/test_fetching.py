@@ -507,19 +507,16 @@ def test_whoever_is_stopped_before_it_is_asked_for_as_a_whole_stays_stopped(
     hub.fault(where="cdn", ignore_range=True)
     with download.part() as part:
         fetch = download.fetch(part)
-        stopping = threading.Thread(target=fetch.stop)
 
         def stopped(ranges: Ranges, close: Callable[[Ranges], None] = Ranges.close) -> None:
-            """It is closed after the first try."""
-            if stopping.ident is None:
-                stopping.start()
-                time.sleep(0.1)
+            """As by another thread: it is closed after the first try."""
+            monkeypatch.undo()
+            fetch.stop()
             close(ranges)
 
         monkeypatch.setattr(Ranges, "close", stopped)
         with pytest.raises(Stopped):
             fetch.run()
-        stopping.join()
 
 
 # -- where it is sent -------------------------------------------------------------------------------------------------

@@ -19,13 +19,18 @@ from schemas.facts import (
     InstanceScheduled,
     ModelCreated,
     ModelDeleted,
+    ModelFileDeleting,
+    ModelFileDeletionRefused,
+    ModelFileDeletionRequested,
+    ModelFileRequested,
+    ModelFileWanted,
     ModelScaled,
     WorkerRemovalRequested,
 )
 from schemas.facts.base import Fact
 from schemas.ids import InstanceId, ModelId, WorkerId
-from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights
-from schemas.reasons import EngineExited
+from schemas.models import Gpu, Inventory, ModelSpec, ModelWeights, Pinned
+from schemas.reasons import EngineExited, HubUnreachable
 from schemas.reports import (
     EnginePhase,
     EngineReported,
@@ -36,10 +41,10 @@ from schemas.reports import (
     WorkerLeaving,
     WorkerObserved,
 )
-from schemas.sources import LocalPath
+from schemas.sources import HuggingFace, LocalPath, file_id_of
 from services.scheduler.adapters.snapshots import dump, parse
 from services.scheduler.domain.assignments import assigned_to
-from services.scheduler.domain.core import Core, Decision, Now
+from services.scheduler.domain.core import Core, Decision, Now, Question
 from services.scheduler.domain.fleet import Fleet, evolve
 from services.scheduler.domain.instance import (
     Downloading,
@@ -52,13 +57,19 @@ from services.scheduler.domain.instance import (
     Unreachable,
 )
 from services.scheduler.domain.placement import Refused, place
+from services.scheduler.domain.placing import Placing
 from services.scheduler.domain.policy import Policy
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
 GIB = 2**30
-MODELS = [ModelId("m-a"), ModelId("m-b")]
+MODELS = [ModelId("m-a"), ModelId("m-b"), ModelId("m-h")]
+"""The last one's files are a hub's."""
 WORKERS = [WorkerId("w-1"), WorkerId("w-2"), WorkerId("w-3")]
-SIZES = {ModelId("m-a"): 3 * GIB, ModelId("m-b"): 6 * GIB}
+SIZES = {ModelId("m-a"): 3 * GIB, ModelId("m-b"): 6 * GIB, ModelId("m-h"): 2 * GIB}
+HUB = HuggingFace(repo_id="muster/tiny")
+COMMITS = ("c1" * 20, "c2" * 20)
+CUT_OFF = WORKERS[1]
+"""Does not reach the hub."""
 
 
 @dataclass
@@ -74,6 +85,10 @@ class World:
     """The decision of this number is cut off after so many facts."""
     decided: list[int] = field(default_factory=list[int])
     """How many facts each decision had."""
+    commit: str = COMMITS[0]
+    """What the hub's branch names."""
+    reached: frozenset[WorkerId] = frozenset(WORKERS) - {CUT_OFF}
+    """By whom the hub is reached."""
     core: Core = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,9 +114,17 @@ class World:
             attempts = [(i.instance_id, i.attempt) for i in document.instances]
             self.core.published(worker_id, attempts, document.election, document.seq)
         for question in self.core.questions(self.now()):
-            weights = ModelWeights(format="gguf", weight_bytes=SIZES[question.model_id], files=("/m",))
-            self.append(self.core.inspected(question, ModelInspection(weights=weights), self.now()))
+            self.append(self.core.inspected(question, self.inspect(question), self.now()))
         return decision
+
+    def inspect(self, question: Question) -> ModelInspection:
+        size, source = SIZES[question.model_id], question.about.source
+        pinned: tuple[Pinned, ...] = ()
+        if not isinstance(source, LocalPath):
+            if question.worker_id not in self.reached:
+                return ModelInspection(reasons=(HubUnreachable(host="hub", problem="no route"),))
+            pinned = (Pinned(source=source, commit=self.commit, bytes=size),)
+        return ModelInspection(weights=ModelWeights(format="gguf", weight_bytes=size, files=("/m",), pinned=pinned))
 
     def note(self, facts: Iterable[Fact]) -> None:
         for fact in facts:
@@ -135,9 +158,8 @@ class World:
 
 
 def spec(name: str, replicas: int) -> ModelSpec:
-    return ModelSpec(
-        name=name, replicas=replicas, source=LocalPath(path=f"/{name}"), backend_parameters=("--ctx-size=1",)
-    )
+    source = HUB if name == "h" else LocalPath(path=f"/{name}")
+    return ModelSpec(name=name, replicas=replicas, source=source, backend_parameters=("--ctx-size=1",))
 
 
 def inventory(worker_id: WorkerId) -> Inventory:
@@ -151,7 +173,7 @@ def inventory(worker_id: WorkerId) -> Inventory:
 
 
 def create(world: World, n: int) -> None:
-    model = MODELS[n % 2]
+    model = MODELS[n % 3]
     if model not in world.core.fleet.wishes:
         world.wish(ModelCreated(model_id=model, spec=spec(model.removeprefix("m-"), n % 4)))
     elif not world.core.fleet.wishes[model].deleted:
@@ -159,7 +181,7 @@ def create(world: World, n: int) -> None:
 
 
 def delete(world: World, n: int) -> None:
-    model = MODELS[n % 2]
+    model = MODELS[n % 3]
     if (wish := world.core.fleet.wishes.get(model)) and not wish.deleted and n % 7 == 0:
         world.wish(ModelDeleted(model_id=model, name=wish.spec.name))
 
@@ -246,6 +268,32 @@ def file_report(world: World, n: int) -> None:
         )
 
 
+def file_is_requested(world: World, n: int) -> None:
+    """On any worker, of any commit that there was; also where it is, or where it is being deleted."""
+    worker, commit = WORKERS[n % 3], COMMITS[n % 2]
+    file_id = file_id_of(HUB, commit, worker)
+    world.wish(ModelFileRequested(file_id=file_id, worker_id=worker, source=HUB, commit=commit, bytes=GIB))
+
+
+def file_deletion_is_requested(world: World, n: int) -> None:
+    """Of what is there, and of what is not."""
+    worker, commit = WORKERS[n % 3], COMMITS[n % 5 == 0]
+    world.wish(ModelFileDeletionRequested(file_id=file_id_of(HUB, commit, worker), worker_id=worker))
+
+
+def files_are_deleted(world: World, n: int) -> None:
+    """As was asked for, or to make room; or it is said so late."""
+    for k, file in enumerate(list(world.core.fleet.files.values())):
+        if (n + k) % 3:
+            seen = FileSeen(file_id=file.id, wanted=file.wanted - (n % 4 == 0), phase="deleted")
+            report = FileReported.model_validate(world.identity(file.worker_id) | {"file": seen})
+            world.append(world.core.heard(report, world.now()))
+
+
+def hub_moves_on(world: World, n: int) -> None:
+    world.commit = COMMITS[n % 2]
+
+
 def farewell(world: World, n: int) -> None:
     worker = WORKERS[n % 3]
     world.append(
@@ -273,7 +321,7 @@ def dies_in_the_middle(world: World, n: int) -> None:
 STEPS: list[Callable[[World, int], None]] = [
     create, create, delete, delete_instance, picture, picture, picture, beats, beats, beats, engine_report,
     engine_report, engine_report, file_report, file_report, farewell, time_passes, time_passes, take_over, dies_in_the_middle,
-    dies_in_the_middle,
+    dies_in_the_middle, file_is_requested, file_is_requested, file_deletion_is_requested, files_are_deleted, hub_moves_on,
 ]  # fmt: skip
 HISTORIES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=60)
 MANY = settings(
@@ -288,6 +336,8 @@ def live(history: list[tuple[Callable[[World, int], None], int]]) -> World:
         check_claims(world.core.fleet)
         check_machines(world.core.fleet)
         check_nobody_is_overlooked(world.core)
+        check_one_asks_the_hub(world.core.fleet)
+        check_nothing_in_use_is_deleted(world.core.fleet)
     world.dies_after = None
     return world
 
@@ -313,14 +363,40 @@ def check_machines(fleet: Fleet) -> None:
 
 def check_nobody_is_overlooked(core: Core) -> None:
     """A pending instance that placement would place was not looked at when it should have been, and what it was told holds."""
+    fresh = Placing(core.fleet)
     for instance in core.fleet.instances.values():
         if isinstance(instance.state, Pending):
-            request = core.placing.request_for(instance.model_id)
+            request = fresh.request_for(instance.model_id)
+            assert request.files_on == core.placing.request_for(instance.model_id).files_on
             answer = place(request, list(core.fleet.machines))
             assert isinstance(answer, Refused), (instance, answer)
             told = {(reason.worker_id, reason.code) for reason in instance.state.reasons}
             assert told == {(reason.worker_id, reason.code) for reason in answer.reasons}, instance
             assert instance.state.closest in {None, *core.fleet.workers}
+
+
+def check_one_asks_the_hub(fleet: Fleet) -> None:
+    """Of the workers that are to fetch the same and are heard, one has nobody else to ask; unless somebody has it."""
+    for commit in COMMITS:
+        alike = fleet.like(HUB, commit)
+        heard = {each.worker_id for each in alike if (m := fleet.machines.get(each.worker_id)) and m.state == "ready"}
+        asking: list[WorkerId] = []
+        for each in alike:
+            if each.state != "wanted" or each.worker_id not in heard:
+                continue
+            machine = fleet.machines.get(each.worker_id)
+            assert machine is not None
+            (file,) = [f for f in assigned_to(fleet, each.worker_id, 1).files if f.file_id == each.id]
+            assert {near.worker_id for near in file.neighbours} <= heard - {each.worker_id}
+            if not file.neighbours and machine.downloader_alive:
+                asking.append(each.worker_id)
+        assert len(asking) <= 1, asking
+
+
+def check_nothing_in_use_is_deleted(fleet: Fleet) -> None:
+    for claim in fleet.claims.values():
+        for file_id in claim.file_ids:
+            assert file_id not in fleet.files or fleet.files[file_id].state != "deleting", claim
 
 
 def check_nothing_is_half_done(fleet: Fleet) -> None:
@@ -334,12 +410,16 @@ def check_nothing_is_half_done(fleet: Fleet) -> None:
             case Scheduled(placement) | Downloading(placement) | Starting(placement) | Running(placement):
                 for member in placement.members:
                     assert fleet.workers[member.worker_id].state != "unreachable", instance
-                    if isinstance(instance.state, Scheduled | Downloading):
+                    if isinstance(instance.state, Scheduled | Downloading | Starting):
                         assert all(fleet.files[file_id].state != "failed" for file_id in member.file_ids), instance
             case Pending(explained=explained):
                 assert explained, instance
             case Unreachable():
                 pass
+    for file_id, wish in fleet.file_wishes.items():
+        if wish.seq > fleet.file_answers.get(file_id, 0) and wish.worker_id in fleet.workers:
+            state = fleet.files[file_id].state if file_id in fleet.files else None
+            assert state in (("wanted", "ready") if wish.want == "ready" else (None, "deleting")), wish
 
 
 @MANY
@@ -354,8 +434,10 @@ def test_no_memory_is_promised_twice_over_any_history(
 @given(HISTORIES)
 def test_replaying_the_log_gives_the_same_fleet(history: list[tuple[Callable[[World, int], None], int]]) -> None:
     world = live(history)
+    replayed = world.replayed()
 
-    assert world.replayed() == world.core.fleet
+    assert replayed == world.core.fleet
+    assert list(replayed.files) == list(world.core.fleet.files), "who was first is who asks the hub"
 
 
 @MANY
@@ -366,7 +448,12 @@ def test_a_snapshot_is_the_same_as_a_replay(history: list[tuple[Callable[[World,
     world = live(history)
     state = LogState(1, START, 1, len(world.log))
 
-    assert parse(dump(world.core.fleet, state), state) == world.core.fleet
+    read = parse(dump(world.core.fleet, state), state)
+    assert read is not None
+    assert read == world.core.fleet
+    assert [each.id for each in read.like(HUB, COMMITS[0])] == [
+        each.id for each in world.core.fleet.like(HUB, COMMITS[0])
+    ]
 
 
 @MANY
@@ -394,6 +481,13 @@ def test_facts_of_different_owners_fold_in_any_interleaving(
     assert woven.claims == world.core.fleet.claims
     assert woven.wishes == world.core.fleet.wishes
     assert woven.files == world.core.fleet.files
+    assert list(woven.files) == list(world.core.fleet.files)
+    assert woven.file_wishes == world.core.fleet.file_wishes
+    assert woven.file_answers == world.core.fleet.file_answers
+    assert woven.forgotten == world.core.fleet.forgotten
+    assert [model.pins for _, model in sorted(woven.models.items())] == [
+        model.pins for _, model in sorted(world.core.fleet.models.items())
+    ]
     assert [model.peaks for _, model in sorted(woven.models.items())] == [
         model.peaks for _, model in sorted(world.core.fleet.models.items())
     ]
@@ -406,6 +500,34 @@ def test_deciding_twice_equals_deciding_once(history: list[tuple[Callable[[World
     world.append(world.core.time_passed(world.now()))
 
     assert world.core.time_passed(world.now()).facts == []
+
+
+@MANY
+@given(HISTORIES)
+def test_a_user_is_answered_once(history: list[tuple[Callable[[World, int], None], int]]) -> None:
+    world = live(history)
+    world.take_over()
+    answered = [
+        (fact.file_id, fact.request) for fact, _, _ in world.log
+        if isinstance(fact, ModelFileWanted | ModelFileDeleting | ModelFileDeletionRefused) and fact.request is not None
+    ]  # fmt: skip
+
+    assert len(answered) == len(set(answered))
+
+
+@MANY
+@given(HISTORIES)
+def test_one_model_is_of_one_commit_whatever_becomes_of_the_branch_and_of_workers(
+    history: list[tuple[Callable[[World, int], None], int]],
+) -> None:
+    log = live(history).log
+    requested = {fact.file_id for fact, _, _ in log if isinstance(fact, ModelFileRequested)}
+    wanted = {
+        fact.commit for fact, _, _ in log
+        if isinstance(fact, ModelFileWanted) and fact.source == HUB and fact.file_id not in requested
+    }  # fmt: skip
+
+    assert len(wanted) <= 1
 
 
 @MANY
@@ -442,6 +564,7 @@ def test_when_the_world_heals_everything_that_fits_runs(
 ) -> None:
     """All workers are back and tell the truth: once every backoff has passed nothing is left in between."""
     world = live(history)
+    world.reached = frozenset(WORKERS)
     for _ in range(90):
         for worker in WORKERS:
             world.append(world.core.beat(worker, "agent", world.now()))
@@ -455,6 +578,8 @@ def test_when_the_world_heals_everything_that_fits_runs(
         if isinstance(instance.state, Pending):
             codes = {reason.code for reason in instance.state.reasons}
             assert codes <= {"not_enough_ram", "not_enough_vram"}, instance
+    assert {file.state for file in world.core.fleet.files.values()} <= {"ready", "failed"}
+    assert all(file.reasons for file in world.core.fleet.files.values() if file.state == "failed")
 
 
 def all_beat(world: World) -> None:
@@ -523,6 +648,23 @@ def wants(replicas: int) -> Callable[[World], None]:
     return happens
 
 
+def wants_of_the_hub(replicas: int) -> Callable[[World], None]:
+    def happens(world: World) -> None:
+        world.wish(ModelCreated(model_id=MODELS[2], spec=spec("h", replicas)))
+
+    return happens
+
+
+def files_are_requested(world: World) -> None:
+    for number in range(len(WORKERS)):
+        file_is_requested(world, 2 * number)
+
+
+def deletions_are_requested(world: World) -> None:
+    for number in range(len(WORKERS)):
+        file_deletion_is_requested(world, number + 6)
+
+
 def every_instance_is_replaced(world: World) -> None:
     for instance_id in sorted(world.core.fleet.instances):
         world.wish(InstanceDeletionRequested(instance_id=instance_id))
@@ -545,8 +687,25 @@ STORIES: dict[str, Story] = {
     "has no files": (*THERE, engines_of_one_worker("accepted"), all_files("failed")),
     "gets its files": (*THERE, engines_of_one_worker("accepted"), all_files("ready")),
     "is not taken up": (*THERE, seconds_pass(9), all_beat, seconds_pass(9), all_beat, seconds_pass(9)),
+    "gets its files from the hub": (
+        all_tell_the_truth, all_beat, wants_of_the_hub(3), engines_of_one_worker("accepted"), all_files("ready"),
+    ),
+    "loses files that were requested": (
+        all_tell_the_truth, all_beat, files_are_requested, wants_of_the_hub(3), all_files("ready"), all_files("deleted"),
+    ),
+    "fails while it starts": (
+        all_tell_the_truth, all_beat, wants_of_the_hub(3), all_files("ready"), engines_of_one_worker("loading"), all_files("failed"),
+    ),
+    "is asked to delete files": (
+        all_tell_the_truth, all_beat, files_are_requested, all_files("ready"), deletions_are_requested, wants_of_the_hub(3),
+        all_files("deleted"),
+    ),
+    "is removed with files": (
+        all_tell_the_truth, all_beat, files_are_requested, wants_of_the_hub(3), everybody_leaves, everybody_is_removed,
+        all_tell_the_truth,
+    ),
     "never starts": (*THERE, all_files("ready"), engines_of_one_worker("loading"), all_beat, seconds_pass(1000)),
-}
+}  # fmt: skip
 
 
 def tell(story: Story, dies_at: tuple[int, int] | None = None) -> World:
@@ -571,7 +730,8 @@ def test_a_scheduler_that_dies_between_any_two_facts_leaves_nothing_half_done(st
 def tell_the_truth(world: World, worker: WorkerId) -> None:
     document = assigned_to(world.core.fleet, worker, 1)
     for file in document.files:
-        seen = FileSeen(file_id=file.file_id, wanted=file.wanted, phase="ready", bytes=1, paths=("/m",))
+        phase: FilePhase = "deleted" if file.want == "deleted" else "ready"
+        seen = FileSeen(file_id=file.file_id, wanted=file.wanted, phase=phase, bytes=1, paths=("/m",))
         world.append(
             world.core.heard(FileReported.model_validate(world.identity(worker) | {"file": seen}), world.now())
         )
