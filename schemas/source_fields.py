@@ -26,11 +26,15 @@ FIELDS: Final[Mapping[SourceKind, tuple[str, ...]]] = {
 ALL: Final = tuple(dict.fromkeys(("source", *(name for names in FIELDS.values() for name in names))))
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
 class SourceFields(BaseModel):
     """Exactly the fields of one source. Where `source` is left out it follows from which of them are given."""
 
     needs_source: ClassVar[bool] = True
-    source: SourceKind = Field(default=None)  # pyright: ignore[reportAssignmentType] - `null` is refused, and leaving it out is not
+    source: SourceKind = Field(default=None, json_schema_extra=_without_default)  # pyright: ignore[reportAssignmentType, reportUnknownVariableType] - `null` is refused, and leaving it out is not
     huggingface_repo_id: Annotated[Repository | None, Field(examples=["Qwen/Qwen3-8B"])] = None
     huggingface_filename: Annotated[Pattern | None, Field(examples=["*Q4_K_M*.gguf"])] = None
     model_scope_model_id: Repository | None = None

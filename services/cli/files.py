@@ -118,7 +118,8 @@ def _pull(
         if file["state"] == "ready" and not as_json:
             print(render.plain(f"{file['id']} is ready: {render.file_name(file)}, {render.far(file)}."))
     if failed:
-        raise Failed("; ".join(f"{file['id']} on {file['worker_name']}: {render.far(file)}" for file in failed))
+        why = "; ".join(f"{file['id']} on {file['worker_name']}: {render.far(file)}" for file in failed)
+        raise Failed(render.plain(why))
 
 
 def _wait(client: Client, ids: Sequence[str], timeout: float | None, *, as_json: bool) -> list[dict[str, Any]]:

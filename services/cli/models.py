@@ -183,7 +183,7 @@ def _wait_until_ready(client: Client, created: dict[str, Any], timeout_seconds: 
             if download is not None and download["bytes"] != so_far:
                 so_far, deadline = download["bytes"], now + timeout_seconds
             shown.update(client.get("v2", "model-files", model=created["id"])["items"] if download is not None else ())
-        why = "; ".join(reason["text"] for reason in model["reasons"])
+        why = "; ".join(dict.fromkeys(reason["text"] for reason in model["reasons"]))
         if now > deadline:
             raise Failed(
                 f"{model['name']} is {model['state']} after {timeout_seconds:g} s: {why or 'no reason is known'}"

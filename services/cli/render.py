@@ -143,7 +143,8 @@ def _fetched(instance: Document) -> list[str]:
 def _so_far(pull: Document) -> str:
     told = _size(pull["bytes"]) if pull["total"] is None else f"{_size(pull['bytes'])} of {_size(pull['total'])}"
     if pull["bytes_per_second"] is not None:
-        told += f", {pull['bytes_per_second'] / 2**20:.1f} MiB/s"
+        rate = pull["bytes_per_second"]
+        told += f", {rate / 2**20:.1f} MiB/s" if not 0 < rate < 2**20 else f", {rate / 2**10:.0f} KiB/s"
     if pull["remaining_seconds"]:
         told += f", {_duration(pull['remaining_seconds'])} left"
     return told

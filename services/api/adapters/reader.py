@@ -56,12 +56,16 @@ _USERS: Final = (
     f"SELECT f.file_id, jsonb_agg(jsonb_build_object('id', i.id, 'name', i.name, 'state', i.state, 'model_id', i.model_id)"
     f" ORDER BY i.name, i.id) AS instances FROM {SCHEMA}.instances i CROSS JOIN LATERAL (SELECT DISTINCT"
     " jsonb_array_elements_text(m -> 'file_ids') AS file_id FROM jsonb_array_elements(i.members) m) f"
-    f" WHERE i.state IN ({', '.join(map(repr, USING))}) GROUP BY f.file_id"
+    f" WHERE i.state IN ({', '.join(map(repr, USING))}){{which}} GROUP BY f.file_id"
 )
-FILES: Final = (
+_FILES: Final = (
     f"SELECT t.*, k.name AS worker_name, COALESCE(u.instances, '[]'::jsonb) AS instances, {_REASONS.format(kind='file')}"
-    f" FROM {SCHEMA}.files t LEFT JOIN {SCHEMA}.workers k ON k.id = t.worker_id LEFT JOIN ({_USERS}) u ON u.file_id = t.id"
+    f" FROM {SCHEMA}.files t LEFT JOIN {SCHEMA}.workers k ON k.id = t.worker_id"
+    f" LEFT JOIN ({_USERS}) u ON u.file_id = t.id"
 )
+FILES: Final = _FILES.format(which="")
+_HAS_FILE: Final = "jsonb_build_array(jsonb_build_object('file_ids', jsonb_build_array(CAST(:key AS text))))"
+FILE: Final = _FILES.format(which=f" AND i.members @> {_HAS_FILE}") + " WHERE t.id = :key"
 DOWNLOADING: Final = (
     "SELECT i.id AS instance_id, i.model_id, t.id, t.worker_id, t.state, t.bytes, t.total"
     f" FROM {SCHEMA}.instances i CROSS JOIN LATERAL (SELECT DISTINCT jsonb_array_elements_text(m -> 'file_ids') AS file_id"
@@ -139,11 +143,11 @@ class Reader:
         return [self._file(row) for row in rows]
 
     async def file(self, file_id: str) -> Document:
-        return self._file(await self._one(f"{FILES} WHERE t.id = :key", "file", file_id))
+        return self._file(await self._one(FILE, "file", file_id))
 
     async def file_source(self, file_id: str) -> tuple[Document, Source]:
         """With the source as it is. Raises Refused (not_found)."""
-        row = await self._one(f"{FILES} WHERE t.id = :key", "file", file_id)
+        row = await self._one(FILE, "file", file_id)
         return self._file(row), _SOURCE.validate_python(row["source"])
 
     async def backends(self) -> dict[str, InferenceBackend]:

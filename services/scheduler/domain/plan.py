@@ -236,7 +236,7 @@ def _is_pinned(source: Source, own: Pinned) -> bool:
     """Is this the commit that a hub's branch was pinned to?"""
     if isinstance(source, LocalPath) or isinstance(own.source, LocalPath):
         return False
-    return source.revision == own.commit and source == own.source.model_copy(update={"revision": own.commit})
+    return source == own.source.model_copy(update={"revision": own.commit})
 
 
 def explain(placing: Placing, fleet: Fleet, model_id: ModelId) -> ModelPlacement:

@@ -49,6 +49,7 @@ def test_what_is_no_longer_told_is_no_longer_known() -> None:
 def test_only_who_the_subject_names_is_believed() -> None:
     heard = Heard()
     heard.hear(fetching(1), sender="w-2")
+    assert heard.progress.of("w-2", FILE) is None
     heard.hear(fetching(2), worker=WorkerId("w-2"), sender="w-2")
     heard.progress.hear(progress(WORKER), b"nonsense")
     assert heard.progress.of(WORKER, FILE) is None

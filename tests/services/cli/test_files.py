@@ -22,8 +22,9 @@ from services.cli.sources import source_fields, source_label
 from tests.e2e.machines import GIB, MIB, QUICK, a_machine
 from tests.services.cli.conftest import MUSTER, Done, Fleet
 from tests.services.cli.test_commands import steady
+from tests.support.hub import Hub
 from tests.support.played_downloader import COMMIT, PlayedDownloader, a_played_downloader, weighs
-from tests.support.stack import Bench, Stack
+from tests.support.stack import TINYCHAT, Bench, Stack
 
 QWEN = HuggingFace(repo_id="Qwen/Qwen3-8B")
 NOTHING: dict[str, Any] = {
@@ -216,7 +217,7 @@ async def test_files_are_pulled_to_workers_shown_and_removed(hall: tuple[Fleet, 
     listed = await fleet.run("files", "--worker", "worker-0")
     assert steady(listed.said) == [
         "FILE  STATE  SINCE  WORKER  SOURCE  HOW FAR, OR WHY NOT",
-        f"{ids[0]}  ready  <age>  worker-0  {label}  5.0 GiB",
+        f"{ids[0]}  ready  <age>  worker-0  {label} ({COMMIT[:8]})  5.0 GiB",
     ]
     shown = await fleet.run("files", "show", ids[0])
     assert steady(shown.said) == [
@@ -336,6 +337,46 @@ async def test_deploy_takes_a_repository_and_draws_bars_in_a_terminal(
     model = await fleet.client.get("/v2/models/big")
     assert (model["source"], model["huggingface_repo_id"], model["revision"]) == ("huggingface", "a/big", "v2")
     await fleet.run("delete", "big")
+
+
+async def test_deploy_waits_for_what_a_real_downloader_fetches_from_a_hub(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub() as hub:
+        hub.put("org/tiny-GGUF", {"tiny-f16.gguf": TINYCHAT, "tiny-q8.gguf": TINYCHAT})
+        hub.gate("org/tiny-GGUF")
+        hub.allow("hf_secret", "org/tiny-GGUF")
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        await stack.start_scheduler()
+        await stack.start_api()
+        await stack.start_downloader()
+        await stack.start_agent(inventory=a_machine(stack.directory, "m", ram=8 * GIB), **QUICK)
+        fleet = Fleet(stack, stack.client())
+        await fleet.client.until("/v2/workers", lambda found: [w["state"] for w in found["items"]] == ["ready"])
+
+        done = await fleet.run("deploy", "tiny", "huggingface:org/tiny-GGUF/*f16*", "--wait", "--timeout", "60")
+
+        assert (done.code, done.said) == (0, "tiny is ready: 1 of 1 run.\n")
+        status, _ = await fleet.client.ask("tiny")
+        assert status == 200
+        (file,) = (await fleet.client.get("/v2/model-files"))["items"]
+        assert (file["state"], file["bytes"]) == ("ready", TINYCHAT.stat().st_size)
+        assert [user["name"] for user in file["instances"]] == ["tiny-0"]
+        refused = await fleet.run("files", "delete", file["id"], "--yes")
+        assert refused == Done(1, "", "muster: file_in_use: instances run from it: tiny-0\n")
+        ambiguous = await fleet.run("files", "pull", "huggingface:org/tiny-GGUF", "--worker", "worker-0")
+        assert ambiguous.trouble.startswith("muster: files_ambiguous: worker-0: org/tiny-GGUF has several models")
+
+        ahead = await fleet.run("files", "pull", "huggingface:org/tiny-GGUF/*q8*", "--worker", "worker-0")
+        assert ahead.code == 0, ahead
+        other = ahead.said.split()[0]
+        assert (await fleet.run("files", "delete", other, "--yes")).code == 0
+        await fleet.client.until(
+            "/v2/model-files", lambda found: [each["id"] for each in found["items"]] == [file["id"]]
+        )
+        everything = await fleet.run("events", "--json")
+        assert "hf_secret" not in everything.said + done.trouble + ambiguous.trouble
 
 
 def _everything(terminal: int) -> str:

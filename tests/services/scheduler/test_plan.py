@@ -8,9 +8,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from schemas.ids import ModelId, WorkerId
+from schemas.models import ModelSpec, ModelWeights, Pinned
 from schemas.placements import PlacementAnswer, PlacementQuestion
 from schemas.reasons import REASONS
-from services.scheduler.domain.plan import plan_offline
+from schemas.sources import HuggingFace, LocalPath, ModelScope, Source
+from services.scheduler.domain.fleet import Fleet, Inspection, Model, Wish, question_about
+from services.scheduler.domain.plan import known_weights, plan_offline
 from tests.services.scheduler.placement.fleets import GIB, QWEN3_8B
 
 FIELDS: Final = {reason.model_fields["code"].default: set(reason.model_fields) for reason in REASONS}
@@ -294,3 +298,56 @@ def test_whatever_is_asked_there_is_an_answer(
         assert set(objection.numbers) == FIELDS[objection.code] - {"code", "worker_id"}
     told = {objection.worker for objection in answer.objections}
     assert None in told or {"w1", "w2"} <= told
+
+
+# -- what is known already ----------------------------------------------------------------------------------------------
+
+
+def a_fleet_that_runs(source: Source, commit: str) -> tuple[Fleet, ModelWeights]:
+    """One model from there, which was pinned to this commit; and what it weighs."""
+    weights = ModelWeights(
+        format="gguf",
+        weight_bytes=GIB,
+        pinned=(Pinned(source=source, commit=commit, bytes=GIB),),
+    )
+    fleet, model_id = Fleet(), ModelId("m-1")
+    spec = ModelSpec(name="m", source=source)
+    fleet.wishes[model_id] = Wish(spec, 1, 1)
+    fleet.models[model_id] = Model(inspections={WorkerId("w-1"): Inspection(question_about(spec), 1, weights, ())})
+    return fleet, weights
+
+
+COMMIT: Final = "9f3c1e7a5b2d4c6e8f0a1b3c5d7e9f1a2b4c6d8e"
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_known"),
+    [
+        (HuggingFace(repo_id="a/b", filename="q4.gguf"), True),
+        (HuggingFace(repo_id="a/b", filename="q4.gguf", revision=COMMIT), True),
+        (HuggingFace(repo_id="a/b", filename="q8.gguf", revision=COMMIT), False),
+        (HuggingFace(repo_id="a/b", filename="q4.gguf", revision="v2"), False),
+        (ModelScope(repo_id="a/b", filename="q4.gguf", revision=COMMIT), False),
+        (LocalPath(path="/a/b"), False),
+    ],
+)
+def test_what_a_deployed_model_was_pinned_to_is_known_by_its_branch_and_by_its_commit(
+    asked: Source, is_known: bool
+) -> None:
+    fleet, weights = a_fleet_that_runs(HuggingFace(repo_id="a/b", filename="q4.gguf"), COMMIT)
+    assert known_weights(fleet, asked) == (weights if is_known else None)
+
+
+def test_a_question_says_where_the_files_are_as_a_model_does() -> None:
+    for model, field in (
+        ({"huggingface_repo_id": "a/b", "local_path": "/m"}, "local_path"),
+        ({"source": "model_scope"}, "model_scope_model_id"),
+        ({"revision": "v1"}, "source"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            PlacementQuestion.model_validate({"model": model})
+        assert refused.value.errors()[0]["loc"] == ("model", field)
+    told = asked({"huggingface_repo_id": "a/b", "revision": "v1"})
+    assert told.placed
+    unknown = asked({"huggingface_repo_id": "a/b", "revision": "v1"}, facts={})
+    assert "no weights were found in huggingface:a/b@v1" in str(unknown.objections)
