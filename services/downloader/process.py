@@ -42,6 +42,8 @@ INSPECTED_AT_ONCE: Final = 8
 
 PROGRESS_SECONDS: Final = 0.5
 """Between two words about how far everything is."""
+REPEAT_SECONDS: Final = 4.0
+"""After which it is said again, as long as something is on its way: who does not hear it for longer thinks that nothing is."""
 STILL_SECONDS: Final = 10.0
 """… and between two reports about it, which are kept for a while: whoever waits for files knows that they still come."""
 
@@ -151,12 +153,13 @@ class DownloaderProcess:
         """For whoever looks, when there is something new; and now and then as reports."""
         told: FilesProgress | None = None
         loop = asyncio.get_running_loop()
-        reported_at = loop.time()
+        reported_at = told_at = loop.time()
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             now = FilesProgress(worker_id=self.worker_id, files=downloads.progress()[:64])
-            if now != told and (now.files or (told is not None and told.files)):
-                told = now
+            is_late = now.files and loop.time() - told_at >= REPEAT_SECONDS
+            if is_late or (now != told and (now.files or (told is not None and told.files))):
+                told, told_at = now, loop.time()
                 with contextlib.suppress(Unavailable):
                     await bus.publish(progress(self.worker_id), now.model_dump_json().encode())
             if loop.time() - reported_at >= STILL_SECONDS:
