@@ -20,8 +20,10 @@ from schemas.envelope import Envelope
 from schemas.reports import FileReported, FileSeen, FilesProgress
 from schemas.sources import HubSource, HuggingFace, file_id_of
 from schemas.subjects import assigned
+from services.downloader.adapters.sandbox import PRELOAD, Sandbox
 from services.downloader.adapters.store import home_parts
 from tests.services.downloader.files import A_CONFIG, a_tensor
+from tests.services.downloader.sandboxed import answer_backwards
 from tests.support.hub import Hub
 from tests.support.stack import Stack
 
@@ -29,6 +31,17 @@ REPOSITORY = "org/tiny"
 WEIGHTS = "model.safetensors"
 MIB = 2**20
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@asynccontextmanager
+async def warm() -> AsyncGenerator[None]:
+    """As long as this lasts, children of all sandboxes have the hubs' clients imported, which takes a second for each."""
+    sandbox = Sandbox(preload=(*PRELOAD, "huggingface_hub.hf_api", "modelscope_hub"))
+    await sandbox.run(answer_backwards, b"ready", 60)
+    try:
+        yield
+    finally:
+        await sandbox.close()
 
 
 def point_to(hub: Hub, patch: pytest.MonkeyPatch) -> None:

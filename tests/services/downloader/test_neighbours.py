@@ -29,12 +29,19 @@ from tests.services.downloader.desk import (
     point_to,
     random_weights,
     tiny,
+    warm,
 )
 from tests.support.hub import Hub
 
 NOWHERE = "192.0.2.1"
 """Of TEST-NET-1 (RFC 5737): nobody answers there."""
 TEN = 10
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
+async def _warm() -> AsyncIterator[None]:
+    async with warm():
+        yield
 
 
 @pytest.fixture
