@@ -63,7 +63,9 @@ def a_model(weight_bytes: int = 300_000, seed: int = 7, **config: object) -> dic
 
 def random_weights(weight_bytes: int, seed: int = 7) -> bytes:
     header = json.dumps({"w": a_tensor(0, weight_bytes)}).encode()
-    return struct.pack("<Q", len(header)) + header + random.Random(seed).randbytes(weight_bytes)
+    dice, most = random.Random(seed), 128 * MIB  # of which the generator gives no more at one time
+    blocks = [dice.randbytes(min(most, weight_bytes - at)) for at in range(0, weight_bytes, most)]
+    return b"".join([struct.pack("<Q", len(header)), header, *blocks])
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
