@@ -550,7 +550,7 @@ class Downloads:
                     raise NotThere("some of it is missing there")
                 # No turn and no lock is held meanwhile: it may be ours that the neighbour waits for, with another model.
                 shared = await self._wait_share(job, neighbour, shared, known=len(there))
-                if not _is_same(manifest, shared):
+                if shared.files and not _is_same(manifest, shared):  # none: it was started again
                     raise NotThere("it has something else by now")
         except NotFetched as failed:
             if failed.reason.code in ("disk_full", "disk_error"):
@@ -614,15 +614,20 @@ class Downloads:
         by_bus = functools.partial(
             BusLine, self._bus, asyncio.get_running_loop(), neighbour.worker_id, neighbour.file_id
         )
-        if address is not None and shared.port is not None and shared.ticket is not None:
+        for _ in range(2):
+            if address is None or shared.port is None or shared.ticket is None:
+                break
             location = location_at(address, shared.port, neighbour.file_id, file.name, shared.ticket)
             try:
-                await self._fetch(job, known, lambda: location, patience=patience)
+                await self._fetch(job, known, lambda location=location: location, patience=patience)
             except NotFetched as failed:
                 if failed.reason.code in ("disk_full", "disk_error", "checksum_mismatch"):
                     raise
+                if failed.reason.code != "hub_unauthorized":
+                    break
             else:
                 return
+            shared = await self._ask_share(neighbour, known=-1, waits=False)  # a ticket does not last for ever
         await self._fetch(job, known, lambda: Location(""), by_bus, patience)
 
     async def _ask_share(self, neighbour: Neighbour, known: int, *, waits: bool = True) -> Shared:

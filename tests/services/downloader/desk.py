@@ -20,8 +20,10 @@ from schemas.envelope import Envelope
 from schemas.reports import FileReported, FileSeen, FilesProgress
 from schemas.sources import HubSource, HuggingFace, file_id_of
 from schemas.subjects import assigned
+from services.downloader.adapters.sandbox import PRELOAD, Sandbox
 from services.downloader.adapters.store import home_parts
 from tests.services.downloader.files import A_CONFIG, a_tensor
+from tests.services.downloader.sandboxed import answer_backwards
 from tests.support.hub import Hub
 from tests.support.stack import Stack
 
@@ -29,6 +31,17 @@ REPOSITORY = "org/tiny"
 WEIGHTS = "model.safetensors"
 MIB = 2**20
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@asynccontextmanager
+async def warm() -> AsyncGenerator[None]:
+    """As long as this lasts, children of all sandboxes have the hubs' clients imported, which takes a second for each."""
+    sandbox = Sandbox(preload=(*PRELOAD, "huggingface_hub.hf_api", "modelscope_hub"))
+    await sandbox.run(answer_backwards, b"ready", 60)
+    try:
+        yield
+    finally:
+        await sandbox.close()
 
 
 def point_to(hub: Hub, patch: pytest.MonkeyPatch) -> None:
@@ -50,7 +63,9 @@ def a_model(weight_bytes: int = 300_000, seed: int = 7, **config: object) -> dic
 
 def random_weights(weight_bytes: int, seed: int = 7) -> bytes:
     header = json.dumps({"w": a_tensor(0, weight_bytes)}).encode()
-    return struct.pack("<Q", len(header)) + header + random.Random(seed).randbytes(weight_bytes)
+    dice, most = random.Random(seed), 128 * MIB  # of which the generator gives no more at one time
+    blocks = [dice.randbytes(min(most, weight_bytes - at)) for at in range(0, weight_bytes, most)]
+    return b"".join([struct.pack("<Q", len(header)), header, *blocks])
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:

@@ -25,6 +25,7 @@ from tests.services.downloader.desk import (
     point_to,
     random_weights,
     tiny,
+    warm,
 )
 from tests.support.disks import a_disk
 from tests.support.hub import Hub
@@ -33,6 +34,12 @@ SLOW = 2 * MIB
 """Bytes a second."""
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 FOUR, EIGHT, EYES = "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf", "mmproj-F16.gguf"
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
+async def _warm() -> AsyncIterator[None]:
+    async with warm():
+        yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from services.downloader.adapters.huggingface import HuggingFaceHub
 from services.downloader.adapters.modelscope import OF_LISTING, ModelScopeHub
 from services.downloader.adapters.sandbox import Sandbox
 from services.downloader.looking import Looking
-from tests.services.downloader.desk import MIB, REPOSITORY, WEIGHTS, a_model, point_to, random_weights
+from tests.services.downloader.desk import MIB, REPOSITORY, WEIGHTS, a_model, point_to, random_weights, warm
 from tests.services.downloader.files import TINYCHAT, a_gguf, a_tensor
 from tests.support.hub import Hub
 from tests.support.hub_repository import listed
@@ -33,6 +33,12 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     opened = Sandbox()
     yield opened
     await opened.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
+async def _warm() -> AsyncIterator[None]:
+    async with warm():
+        yield
 
 
 @pytest.fixture

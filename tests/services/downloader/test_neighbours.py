@@ -17,13 +17,31 @@ from schemas.ids import FileId
 from schemas.sources import HuggingFace
 from schemas.subjects import ask
 from services.downloader import downloads
+from services.downloader.adapters import neighbour
 from services.downloader.adapters.neighbour import Counter
-from tests.services.downloader.desk import MIB, REPOSITORY, WEIGHTS, Desk, a_model, digest_of, point_to, tiny
+from tests.services.downloader.desk import (
+    MIB,
+    REPOSITORY,
+    WEIGHTS,
+    Desk,
+    a_model,
+    digest_of,
+    point_to,
+    random_weights,
+    tiny,
+    warm,
+)
 from tests.support.hub import Hub
 
 NOWHERE = "192.0.2.1"
 """Of TEST-NET-1 (RFC 5737): nobody answers there."""
 TEN = 10
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
+async def _warm() -> AsyncIterator[None]:
+    async with warm():
+        yield
 
 
 @pytest.fixture
@@ -239,6 +257,25 @@ async def test_when_the_worker_that_gives_is_killed_the_next_one_gives_the_rest(
     await giver.wait()
     await desk.until_ready(third, seconds=60)
     assert desk.content(third, 2) == files
+    assert hub.requests() == []
+
+
+async def test_a_ticket_that_ends_while_files_are_copied_is_replaced(
+    hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbour, "TICKET_SECONDS", 0.4)
+
+    def nothing(*_: object) -> bytes:
+        return b""
+
+    monkeypatch.setattr(downloads.Downloads, "_read_shared", nothing)  # so that all comes over HTTP
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    files = {"config.json": b"{}", **{name: random_weights(2 * MIB, seed) for seed, name in enumerate(names)}}
+    file = await first_has_it(hub, desk, files)
+    await desk.start(1, bytes_per_second=4 * MIB)
+    await desk.assign(1, other := of_worker(desk, file, 1, 0))
+    await desk.until_ready(other)
+    assert desk.content(other, 1) == files
     assert hub.requests() == []
 
 

@@ -12,10 +12,16 @@ from schemas.assignment import AssignedFile
 from services.downloader import downloads
 from services.downloader.adapters.store import LEASE
 from services.downloader.domain.names import OURS
-from tests.services.downloader.desk import MIB, REPOSITORY, WEIGHTS, Desk, a_model, left_on, point_to, tiny
+from tests.services.downloader.desk import MIB, REPOSITORY, WEIGHTS, Desk, a_model, left_on, point_to, tiny, warm
 from tests.support.hub import Hub
 
 THREE = range(3)
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
+async def _warm() -> AsyncIterator[None]:
+    async with warm():
+        yield
 
 
 @pytest.fixture
