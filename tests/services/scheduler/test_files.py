@@ -651,6 +651,23 @@ def test_only_a_few_neighbours_are_named() -> None:
     assert len(story.neighbours(workers[19])) == 8
 
 
+def test_when_many_have_the_files_one_more_is_told_to_nobody() -> None:
+    """Else each of a thousand workers that fetch the same would be told a thousand times."""
+    story = Story()
+    workers = [WorkerId(f"w-{number}") for number in range(12)]
+    story.joins(*workers)
+    story.requests(*workers)
+    story.ready(*workers[:7])
+    story.republished.clear()
+    story.ready(workers[7])
+    assert story.republished == set(workers[7:])
+    story.republished.clear()
+
+    story.ready(workers[8])
+
+    assert story.republished == {workers[8]}
+
+
 def silence(story: Story) -> None:
     story.silent = {A}
     story.passes(POLICY.lease_seconds + 1)
