@@ -417,6 +417,7 @@ def test_a_branch_that_moves_on_changes_nothing_for_instances_that_are_added() -
     story.wishes(ModelScaled(model_id=M, name="a", replicas=2))
 
     assert {file.commit for file in story.fleet.files.values()} == {COMMIT}
+    assert [each.worker_id for each in story.asked] == [A]
 
 
 def test_workers_that_were_told_of_later_commits_do_not_decide_it() -> None:
