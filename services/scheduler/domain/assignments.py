@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance, Neighbour
+from schemas.facts import ModelFileReady
+from schemas.facts.file import FileStated
 from schemas.ids import FileId, WorkerId
 from schemas.models import Member
 from schemas.sources import LocalPath
@@ -178,6 +180,18 @@ def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
 def _is_heard(fleet: Fleet, worker_id: WorkerId) -> bool:
     machine = fleet.machines.get(worker_id)
     return machine is not None and machine.state == "ready" and machine.downloader_alive
+
+
+def whom_it_concerns(fleet: Fleet, fact: FileStated) -> tuple[WorkerId, ...]:
+    """… before it is folded. When more have the files than are named to anybody, one more makes no difference."""
+    file = fleet.files.get(fact.file_id)
+    if isinstance(fact, ModelFileReady) and file is not None:
+        ready = sum(
+            each.state == "ready" and _is_heard(fleet, each.worker_id) for each in fleet.like(file.source, file.commit)
+        )
+        if ready >= MOST_NEIGHBOURS:
+            return ()
+    return waiting_for_like(fleet, fact.file_id)
 
 
 def waiting_for_like(fleet: Fleet, file_id: FileId) -> tuple[WorkerId, ...]:

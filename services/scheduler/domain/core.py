@@ -87,7 +87,7 @@ from schemas.reports import (
     WorkerObserved,
 )
 from schemas.sources import LocalPath
-from services.scheduler.domain.assignments import all_files_ready, waiting_for_like
+from services.scheduler.domain.assignments import all_files_ready, waiting_for_like, whom_it_concerns
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.deadlines import Deadlines, seconds_in
 from services.scheduler.domain.draining import is_draining, seconds_to_drain
@@ -192,6 +192,8 @@ class Core:
         self._election = 0
         """Of this scheduler, once something was published."""
         self._inspected_at: dict[tuple[ModelId, WorkerId], float] = {}
+        self._answered_at: dict[ModelId, float] = {}
+        """When a worker said last what it knows of a model's files."""
         self._asked: dict[tuple[ModelId, WorkerId], tuple[int, float]] = {}
         """Questions that are on their way: the generation that they are about, and since when."""
         self._waves: dict[ModelId, Wave] = {}
@@ -387,6 +389,7 @@ class Core:
         """What a downloader said of a model's files. Nothing is stated that was known."""
         self._begin(now)
         self._inspected_at[question.model_id, question.worker_id] = now.monotonic
+        self._answered_at[question.model_id] = now.monotonic
         asked = self._asked.get((question.model_id, question.worker_id))
         if asked is not None and asked[0] == question.generation:
             del self._asked[question.model_id, question.worker_id]
@@ -510,8 +513,7 @@ class Core:
                 return True
         if self.placing.request_for(model_id).verdict is None:
             return False
-        answered = max((at for (of, _), at in self._inspected_at.items() if of == model_id), default=float("-inf"))
-        return now - answered < self.policy.reinspect_seconds
+        return now - self._answered_at.get(model_id, float("-inf")) < self.policy.reinspect_seconds
 
     def _most_to_ask(self, model_id: ModelId) -> int:
         if not self.placing.request_for(model_id).must_look:  # whoever can reach the hub
@@ -1280,7 +1282,7 @@ class Core:
         whom: tuple[WorkerId, ...] = ()
         file: File | None = None
         if isinstance(fact, FileStated):
-            whom = waiting_for_like(self.fleet, fact.file_id)
+            whom = whom_it_concerns(self.fleet, fact)
             file = self.fleet.files.get(fact.file_id)
             fact = self._with_open_request(fact)
         evolve(self.fleet, fact, self.fleet.seq, self._now.at)

@@ -417,6 +417,7 @@ def test_a_branch_that_moves_on_changes_nothing_for_instances_that_are_added() -
     story.wishes(ModelScaled(model_id=M, name="a", replicas=2))
 
     assert {file.commit for file in story.fleet.files.values()} == {COMMIT}
+    assert [each.worker_id for each in story.asked] == [A]
 
 
 def test_workers_that_were_told_of_later_commits_do_not_decide_it() -> None:
@@ -649,6 +650,23 @@ def test_only_a_few_neighbours_are_named() -> None:
     story.ready(*workers[:19])
 
     assert len(story.neighbours(workers[19])) == 8
+
+
+def test_when_many_have_the_files_one_more_is_told_to_nobody() -> None:
+    """Else each of a thousand workers that fetch the same would be told a thousand times."""
+    story = Story()
+    workers = [WorkerId(f"w-{number}") for number in range(12)]
+    story.joins(*workers)
+    story.requests(*workers)
+    story.ready(*workers[:7])
+    story.republished.clear()
+    story.ready(workers[7])
+    assert story.republished == set(workers[7:])
+    story.republished.clear()
+
+    story.ready(workers[8])
+
+    assert story.republished == {workers[8]}
 
 
 def silence(story: Story) -> None:
