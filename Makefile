@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/muster demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/pytest tests -m "not docker and not compose and not vllm" -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/pytest tests -m "not docker and not compose and not vllm and not slow" -n $(JOBS) --dist worksteal $(ARGS)
 
 # Starts a Docker Engine of its own (root, dockerd, unshare): private socket, data and network, removed at the end.
 test-docker: $(VENV)/.installed-dev
@@ -34,6 +34,7 @@ test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports && $(BIN)/python docs/generate.py --check
 
+# What takes minutes: a hundred kills of a download, ten workers and one gigabyte.
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/pytest tests -m slow $(ARGS)
 

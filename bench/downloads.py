@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Final, cast
 
 import orjson
+import psutil
 from nats.aio.msg import Msg
 
 from bench import tables
 from bench.figures import Figure, Result, percentile
 from bench.machine import look_at_machine
-from bench.processes import MIB, family, pss_mib, rss_mib
+from bench.processes import MIB, CpuMeter, family, pss_mib, rss_mib
 from bench.servers import until_ready
 from schemas.assignment import Assigned, AssignedFile
 from schemas.sources import HuggingFace, file_id_of
@@ -80,6 +81,8 @@ class Run:
     whole_seconds: float
     """Of the processor, for the whole program: its start and what it imports, too."""
     peak_bytes: int
+    others: float
+    """Of the whole machine, what neither this nor the servers took meanwhile: other work."""
 
     @property
     def cpu_seconds(self) -> float:
@@ -97,28 +100,27 @@ class Tool:
     is_python: bool = False
     runs: list[Run] = field(default_factory=list[Run])
 
-    def fetch(self, below: Path, environment: Mapping[str, str], *, sha256: str | None) -> None:
+    def fetch(
+        self, below: Path, environment: Mapping[str, str], servers: Mapping[str, int], sha256: str | None
+    ) -> None:
         """Whatever was fetched is gone afterwards, and nothing of it is on its way to the disk any more."""
         with tempfile.TemporaryDirectory(prefix="fetched-", dir=below) as directory:
             own = {"HF_HOME": f"{directory}/home"}
             command = [part.format(directory=directory) for part in self.command]
+            meter, before = CpuMeter(servers), _machine()
             said = subprocess.run(
                 [sys.executable, "-I", "-S", str(Path(__file__).with_name("timed.py")), *command],
                 env={**environment, **own},
                 stdout=subprocess.PIPE,
                 check=True,
             )
+            busy, passed = (now - then for now, then in zip(_machine(), before, strict=True))
             *first, last = (json.loads(line) for line in said.stdout.splitlines())
             fetched = first[-1] if self.is_python else last
-            self.runs.append(
-                Run(
-                    fetched["seconds"],
-                    fetched["user_seconds"],
-                    fetched["system_seconds"],
-                    last["user_seconds"] + last["system_seconds"],
-                    last["peak_bytes"],
-                )
-            )
+            whole = last["user_seconds"] + last["system_seconds"]
+            others = max(busy - whole - sum(meter.spent().values()), 0) / passed
+            took = (fetched["seconds"], fetched["user_seconds"], fetched["system_seconds"])
+            self.runs.append(Run(*took, whole, last["peak_bytes"], others))
             (file,) = (each for each in _files(Path(directory)) if each.stat().st_size == self.bytes)
             if sha256 is not None and _sha256(file) != sha256:
                 raise RuntimeError(f"{self.name} fetched something else")
@@ -192,12 +194,13 @@ class Floors:
 class Served:
     """The same files, by two servers."""
 
-    root: Path
     hub: str
     commit: str
     fast: str
     """Where a plain server has the repository."""
     fast_name: str
+    servers: Mapping[str, int]
+    """Their processes."""
     bytes: int
     sha256: Mapping[str, str]
 
@@ -220,10 +223,21 @@ async def run(
 # -- each tool in a process of its own -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    verified: Tool
+    unverified: Tool
+    small: Tool
+    of_hub: Tool
+    rivals: Sequence[tuple[Tool, Tool, float]]
+    """Another one, ours that has the same server, and how many times as fast ours is to be. What is not installed is left out."""
+
+    def all(self) -> list[Tool]:
+        return [self.verified, self.unverified, self.small, self.of_hub, *(rival for rival, _, _ in self.rivals)]
+
+
 def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
-    tools = _tools(served)
-    curl, aria2c, ours, unverified, small, ours_of_hub, huggingface = tools.values()
-    floors = Floors()
+    tools, floors = _tools(served), Floors()
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {
         "HF_ENDPOINT": served.hub,
@@ -233,20 +247,17 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
     }
     for number in range(rounds):
         floors.measure(below)
-        for tool in tools.values():
-            sha256 = served.sha256[SMALL if tool is small else NAME]
-            tool.fetch(below, environment, sha256=sha256 if number == 0 else None)
+        for tool in tools.all() if number % 2 == 0 else reversed(tools.all()):
+            sha256 = served.sha256[SMALL if tool is tools.small else NAME]
+            tool.fetch(below, environment, served.servers, sha256 if number == 0 else None)
+    ours, small = tools.verified, tools.small
     whole = percentile([run.whole_seconds for run in ours.runs], 0.5) / (served.bytes / GB)
-    pairs = f"median of {rounds} rounds' ratios; {served.bytes / GB:g} GB, with SHA-256; "
+    others = [run.others for tool in tools.all() for run in tool.runs]
+    pairs = f"median of {rounds} rounds' ratios; {served.bytes / GB:g} GB, ours with SHA-256, theirs verifies nothing"
     return [
-        Figure("× curl", ours.times_as_fast_as(curl), "×", f"{pairs}the same {served.fast_name}", at_least=1.5),
-        Figure("× aria2c -x8", ours.times_as_fast_as(aria2c), "×", f"{pairs}the same {served.fast_name}", at_least=2),
-        Figure(
-            "× huggingface_hub",
-            ours_of_hub.times_as_fast_as(huggingface),
-            "×",
-            f"{pairs}the tests' hub; huggingface_hub verifies nothing",
-            at_least=4,
+        *(
+            Figure(f"times as fast as {rival.name}", own.times_as_fast_as(rival), "×", pairs, at_least=at_least)
+            for rival, own, at_least in tools.rivals
         ),
         Figure(
             "processor time, with SHA-256",
@@ -255,7 +266,9 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
             f"the fetch alone; {whole:.2f} s/GB with the program's start",
             at_most=1.1,
         ),
-        Figure("processor time, without", unverified.cpu_seconds_a_gigabyte, "s/GB", "the fetch alone", at_most=0.6),
+        Figure(
+            "processor time, without", tools.unverified.cpu_seconds_a_gigabyte, "s/GB", "the fetch alone", at_most=0.6
+        ),
         Figure(
             "peak RSS",
             max(ours.peak_megabytes, small.peak_megabytes),
@@ -264,55 +277,46 @@ def _by_turns(served: Served, below: Path, rounds: int) -> list[Figure]:
             f"{small.peak_megabytes:.1f} MB at {small.bytes / GB:g} GB",
             at_most=60,
         ),
-        *(figure for tool in tools.values() for figure in tool.figures()),
+        *(figure for tool in tools.all() for figure in tool.figures()),
         *floors.figures(),
+        Figure(
+            "other work's share of the machine meanwhile",
+            percentile(others, 0.5) * 100,
+            "%",
+            f"median of {len(others)} fetches, {min(others) * 100:.0f} to {max(others) * 100:.0f} %",
+        ),
     ]
 
 
-def _tools(served: Served) -> dict[str, Tool]:
-    url = f"{served.fast}/{NAME}"
-    python = [sys.executable, "-m", "bench.one_fetch"]
+def _tools(served: Served) -> Tools:
+    url, size, where = f"{served.fast}/{NAME}", served.bytes, f"from {served.fast_name}"
+    fetch = [sys.executable, "-m", "bench.one_fetch"]
 
-    def ours(url: str, name: str, size: int, *more: str) -> list[str]:
-        return [
-            *python,
-            "muster",
-            url,
-            "{directory}",
-            "--bytes",
-            str(size),
-            "--sha256",
-            served.sha256[name],
-            "--commit",
-            served.commit,
-            *more,
-        ]
+    def ours(what: str, url: str, name: str, size: int, *more: str) -> Tool:
+        expected = ["--bytes", str(size), "--sha256", served.sha256[name], "--commit", served.commit]
+        return Tool(f"Muster, {what}", [*fetch, "muster", url, "{directory}", *expected, *more], size, is_python=True)
 
-    of_hub = f"{served.hub}/{REPOSITORY}/resolve/{served.commit}/{NAME}"
-    size = served.bytes
-    aria2c = ["aria2c", "-q", "-x8", "-s8", "--no-conf", "-d", "{directory}", url]
-    return {
-        tool.name: tool
-        for tool in (
-            Tool("curl", ["curl", "-q", "-sS", "-f", "-o", "{directory}/" + NAME, url], size),
-            Tool("aria2c -x8 -s8", aria2c, size),
-            Tool("Muster, with SHA-256", ours(url, NAME, size), size, is_python=True),
-            Tool("Muster, without", ours(url, NAME, size, "--unverified"), size, is_python=True),
-            Tool(
-                f"Muster, with SHA-256, {SMALL_BYTES / GB:g} GB",
-                ours(f"{served.fast}/{SMALL}", SMALL, SMALL_BYTES),
-                SMALL_BYTES,
-                is_python=True,
-            ),
-            Tool("Muster, with SHA-256, from the tests' hub", ours(of_hub, NAME, size), size, is_python=True),
-            Tool(
-                "huggingface_hub, from the tests' hub",
-                [*python, "huggingface", REPOSITORY, NAME, "{directory}"],
-                size,
-                is_python=True,
-            ),
-        )
-    }
+    verified = ours(f"with SHA-256, {where}", url, NAME, size)
+    of_hub = ours(
+        "with SHA-256, from the tests' hub", f"{served.hub}/{REPOSITORY}/resolve/{served.commit}/{NAME}", NAME, size
+    )
+    curl = Tool(f"curl {where}", ["curl", "-q", "-sS", "-f", "-o", "{directory}/" + NAME, url], size)
+    aria2c = Tool(
+        f"aria2c -x8 -s8 {where}", ["aria2c", "-q", "-x8", "-s8", "--no-conf", "-d", "{directory}", url], size
+    )
+    hugging_face = [*fetch, "huggingface", REPOSITORY, NAME, "{directory}"]
+    rivals = [
+        (curl, verified, 1.5),
+        (aria2c, verified, 2.0),
+        (Tool("huggingface_hub from the tests' hub", hugging_face, size, is_python=True), of_hub, 4.0),
+    ]
+    return Tools(
+        verified,
+        ours(f"without, {where}", url, NAME, size, "--unverified"),
+        ours(f"with SHA-256, {where}, {SMALL_BYTES / GB:g} GB", f"{served.fast}/{SMALL}", SMALL, SMALL_BYTES),
+        of_hub,
+        [each for each in rivals if shutil.which(each[0].command[0]) is not None],
+    )
 
 
 # -- the service ---------------------------------------------------------------------------------------------------------
@@ -414,30 +418,32 @@ def _served(size: int) -> Generator[Served]:
         repository.mkdir(parents=True)
         sha256 = {NAME: _make(repository / NAME, size), SMALL: _make(repository / SMALL, SMALL_BYTES)}
         (repository / "config.json").write_text('{"model_type": "llama"}')
-        with _hub(root / "files") as (hub, commit), _fast(root) as fast:
-            served = partial(Served, root, hub, commit, bytes=size, sha256=sha256)
-            if fast is None:
-                yield served(fast=f"{hub}/{REPOSITORY}/resolve/{commit}", fast_name="hub of the tests")
+        with _hub(root / "files") as (hub, commit, pid), _nginx(root) as nginx:
+            served = partial(Served, hub=hub, commit=commit, bytes=size, sha256=sha256)
+            if nginx is None:
+                of_hub = f"{hub}/{REPOSITORY}/resolve/{commit}"
+                yield served(fast=of_hub, fast_name="the tests' hub", servers={"hub": pid})
             else:
-                yield served(fast=f"{fast}/{REPOSITORY}", fast_name="nginx")
+                url, server = nginx
+                yield served(fast=f"{url}/{REPOSITORY}", fast_name="nginx", servers={"hub": pid, "nginx": server})
 
 
 @contextmanager
-def _hub(files: Path) -> Generator[tuple[str, str]]:
-    """Its address, and the commit that it serves."""
+def _hub(files: Path) -> Generator[tuple[str, str, int]]:
+    """Its address, the commit that it serves, its process."""
     command = [sys.executable, "-m", "tests.support.hub", str(files)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as hub:
         try:
             assert hub.stdout is not None
             said = json.loads(hub.stdout.readline())
-            yield said["url"], said["repositories"][REPOSITORY]["main"]
+            yield said["url"], said["repositories"][REPOSITORY]["main"], hub.pid
         finally:
             hub.terminate()
 
 
 @contextmanager
-def _fast(root: Path) -> Generator[str | None]:
-    """nginx; None where it is not installed."""
+def _nginx(root: Path) -> Generator[tuple[str, int] | None]:
+    """Its address and its process; None where it is not installed."""
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if nginx is None:
         yield None
@@ -450,7 +456,7 @@ def _fast(root: Path) -> Generator[str | None]:
     with subprocess.Popen([nginx, "-c", str(config), "-p", str(directory)], stderr=subprocess.DEVNULL) as server:
         try:
             _until_listening(port, server, directory / "nginx.log")
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", server.pid
         finally:
             server.terminate()
 
@@ -489,6 +495,13 @@ def _files(directory: Path) -> Iterator[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _machine() -> tuple[float, float]:
+    """Seconds of all processors together since it started: busy, and all."""
+    times = psutil.cpu_times()
+    busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
+    return busy, busy + times.idle + times.iowait
 
 
 def _until_written(directory: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from prometheus_client import Counter as Metric
 from pydantic import ValidationError
 
 from kernel.bus import Bus
@@ -57,13 +58,24 @@ SMALL_AT_ONCE: Final = 4
 SHARED_STORE_SECONDS: Final = 2.0
 """Between two looks at a store that somebody else fetches into: a file system tells nobody what has changed."""
 LEASE_SECONDS: Final = 20.0
+HASHED_AT_ONCE: Final = 2
+"""Models that are verified again at one time, after a restart of the machine."""
 NEIGHBOUR_SECONDS: Final = 15.0
 """A neighbour answers within, also when it has nothing new to say."""
 NEIGHBOUR_STALL_SECONDS: Final = 6.0
 """Without a byte from a neighbour for so long, the files are to be had elsewhere."""
+NEWS_SECONDS: Final = 30.0
+"""… and when the one that was to have them first does not answer, it is back within, or the assignment names another one."""
+ASK_AGAIN_SECONDS: Final = 2.0
 MOST_CHAIN: Final = 64
 READERS: Final = 4
 """Neighbours that are read to over the bus at one moment."""
+FETCHED_BYTES: Final = Metric(
+    "muster_downloader_fetched_bytes_total", "Of files that were fetched and verified", ["origin"]
+)
+ENDS: Final = Metric(
+    "muster_downloader_files_total", "File resources that became ready, failed or were deleted", ["phase", "code"]
+)
 ENDED: Final[tuple[FilePhase, ...]] = ("ready", "failed", "deleted")
 
 
@@ -75,6 +87,10 @@ class Failed(Exception):
 
 class NotThere(Exception):
     """The neighbour has it not, or not any more, or can't be reached."""
+
+
+class Gone(NotThere):
+    """The neighbour does not answer, or has given it up: another one may be named in its place."""
 
 
 class LeaseLost(Exception):
@@ -94,6 +110,8 @@ class Job:
     is_admitted: bool = False
     """Room for it is promised: what it has not taken of the disk yet is not for others."""
     origin: str | None = None
+    heard_at: float = 0.0
+    """When a neighbour answered last that it is coming."""
     waits_for: tuple[WorkerId, ...] = ()
     """The neighbour that it waits for, and whom that one waits for, and so on."""
     task: asyncio.Task[None] | None = None
@@ -101,10 +119,17 @@ class Job:
     """Held while its manifest is written."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, whenever one more file of it is there, or it has ended."""
+    assigned_anew: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, whenever who else has it may have changed."""
 
     def told(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def assigned(self, file: AssignedFile) -> None:
+        self.file = file
+        self.assigned_anew.set()
+        self.assigned_anew = asyncio.Event()
 
     @property
     def known(self) -> Manifest:
@@ -172,6 +197,7 @@ class Downloads:
         self._patience = _patience(settings.stall_seconds)
         self._patience_with_neighbours = _patience(min(settings.stall_seconds, NEIGHBOUR_STALL_SECONDS))
         self._fetching = ThreadPoolExecutor(settings.downloads_at_once * SMALL_AT_ONCE, "fetching")
+        self._hashing = ThreadPoolExecutor(HASHED_AT_ONCE, "hashing")
         self._reading = ThreadPoolExecutor(READERS, "reading")
         """Pools of their own: workers that take files from each other would wait for each other's threads."""
         self._homes: dict[tuple[str, str], asyncio.Lock] = {}
@@ -193,7 +219,7 @@ class Downloads:
         for file in by_id.values():
             job = self._jobs.get(file.file_id)
             if job is not None and (job.file.wanted, job.file.want) == (file.wanted, file.want):
-                job.file = file  # who waits for it, and who has it, may have changed
+                job.assigned(file)  # who waits for it, and who has it, may have changed
                 continue
             if job is not None:
                 self._end(job)
@@ -273,6 +299,8 @@ class Downloads:
                 }
             )
         job.seen = seen
+        if phase in ENDED:
+            ENDS.labels(phase, reasons[0].code if phase == "failed" and reasons else "").inc()
         self._note(seen)
         job.told()
 
@@ -331,7 +359,7 @@ class Downloads:
             self._say(job, "verifying")
             stop = threading.Event()
             job.manifest = manifest = await in_thread(
-                self._look_again, manifest, not is_safe, stop.is_set, stop=stop.set
+                self._look_again, manifest, not is_safe, stop.is_set, stop=stop.set, pool=self._hashing
             )
         if not manifest.is_complete:
             return False
@@ -351,10 +379,20 @@ class Downloads:
 
     async def _fetch_all(self, job: Job, source: HubSource, commit: str) -> None:
         asked: set[tuple[WorkerId, bool]] = set()
+        job.heard_at = time.monotonic()
         while (neighbour := self._next_neighbour(job, asked)) is not None:
             asked.add((neighbour.worker_id, neighbour.ready))
             try:
                 await self._fetch_from(job, source, commit, neighbour)
+            except Gone as why:
+                log.info("%s can't be had from %s: %s", job.file.file_id, neighbour.worker_id, why)
+                if neighbour.ready or time.monotonic() - job.heard_at >= NEWS_SECONDS:
+                    continue
+                # Many wait for this one: if all of them asked the hub now, it would be asked as often.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                        await job.assigned_anew.wait()
+                asked.discard((neighbour.worker_id, neighbour.ready))
             except NotThere as why:
                 log.info("%s can't be had from %s: %s", job.file.file_id, neighbour.worker_id, why)
             else:
@@ -424,7 +462,7 @@ class Downloads:
     ) -> None:
         """One file, into its place. Raises NotFetched, OSError."""
         stop = threading.Event()
-        found = await in_thread(self._found_in_place, job.known, file, stop.is_set, stop=stop.set)
+        found = await in_thread(self._found_in_place, job.known, file, stop.is_set, stop=stop.set, pool=self._hashing)
         if found is not None:
             await self._verified(job, file.name, found)
             return
@@ -441,6 +479,7 @@ class Downloads:
             else:
                 await in_thread(self._settle, job.known, file.name)
                 await self._verified(job, file.name, sha256)
+                FETCHED_BYTES.labels("neighbour" if job.seen.phase == "copying" else "hub").inc(file.size)
                 return
 
     async def _verified(self, job: Job, name: str, sha256: str) -> None:
@@ -539,7 +578,8 @@ class Downloads:
         finally:
             job.waits_for = ()
         if answer.state == "none":
-            raise NotThere("it has failed there")
+            raise Gone("it has failed there")
+        job.heard_at = time.monotonic()
         return answer
 
     def _agreed(self, job: Job, source: HubSource, commit: str, shared: Shared) -> Manifest:
@@ -549,7 +589,7 @@ class Downloads:
         except (UnsafeName, TooManyFiles, ValidationError) as error:
             raise NotThere(str(error)[:200]) from error
         if manifest is None:
-            raise NotThere("it has none")
+            raise Gone("it has none")
         if shared.state == "whole" and job.file.digest is not None and manifest.digest != job.file.digest:
             raise NotThere("what it has is not what the fleet knows")
         if job.manifest is None:
@@ -596,7 +636,7 @@ class Downloads:
             )
             return Shared.model_validate_json(answer.data)
         except (Unavailable, ValidationError) as error:
-            raise NotThere(str(error)[:200]) from error
+            raise Gone(str(error)[:200]) from error
 
     async def share(self, question: AskShare, counter: Counter | None) -> Shared:
         """What this worker has of the files that a neighbour asks for, as soon as there is more than it knows. Without a
@@ -749,17 +789,20 @@ class Downloads:
         async with self._leases.setdefault((f"{source.type}/{source.repo_id}", commit), asyncio.Lock()):
             with self._store.home(source, commit, create=True) as home:
                 lease = Lease(home, self._worker_id, LEASE_SECONDS)
-                try:
-                    while not await in_thread(lease.take):
-                        manifest = await in_thread(home.manifest, source)
-                        if manifest is not None and manifest.is_complete and manifest.is_synced:
-                            yield
-                            return
-                        await asyncio.sleep(SHARED_STORE_SECONDS)
-                except FileNotFoundError as error:  # another worker has removed it all meanwhile
-                    raise LeaseLost from error
-                async with _kept(lease):
+                async with _kept(lease) if await self._takes(lease, home, source) else contextlib.nullcontext():
                     yield
+
+    async def _takes(self, lease: Lease, home: Home, source: HubSource) -> bool:
+        """False: another worker has fetched it meanwhile. Raises LeaseLost."""
+        try:
+            while not await in_thread(lease.take):
+                manifest = await in_thread(home.manifest, source)
+                if manifest is not None and manifest.is_complete and manifest.is_synced:
+                    return False
+                await asyncio.sleep(SHARED_STORE_SECONDS)
+        except FileNotFoundError as error:  # another worker has removed it all
+            raise LeaseLost from error
+        return True
 
     # -- in threads -------------------------------------------------------------------------------------------------------
 
@@ -883,7 +926,7 @@ class Downloads:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for pool in (self._fetching, self._reading):
+        for pool in (self._fetching, self._hashing, self._reading):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

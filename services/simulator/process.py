@@ -364,12 +364,12 @@ class SimulatorProcess:
             return
         described = seat.worker.described
         try:
-            source = InspectModel.model_validate_json(message.data).source
+            question = InspectModel.model_validate_json(message.data)
         except ValidationError as error:
             log.warning("a question can't be read: %s", error.errors(include_url=False)[0])
             return
-        answer = inspect(self._fleet, described.name, source)
-        seconds = described.draw(described.group.files.inspect_seconds, "inspect", source.label)
+        answer = inspect(self._fleet, described.name, question)
+        seconds = described.draw(described.group.files.inspect_seconds, "inspect", question.source.label)
         if seconds:
             self._tasks.create_task(self._answer(message, answer, seconds))
         else:

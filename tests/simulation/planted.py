@@ -16,7 +16,7 @@ from kernel.log.names import NameState
 from kernel.log.port import Draft, EventLog, Guard, LogState, Position, Stored
 from kernel.log.seal import Cause, seal_fact
 from kernel.projections.changes import Batch, Change, Patch, PutChildren
-from schemas.assignment import Assigned
+from schemas.assignment import Assigned, Neighbour
 from schemas.facts import (
     InstanceFailed,
     InstanceStopping,
@@ -41,7 +41,7 @@ from services.scheduler.domain import assignments, core, deadlines, fleet, gangs
 from services.scheduler.domain.boots import Boots
 from services.scheduler.domain.core import Core, Decision, Now
 from services.scheduler.domain.draining import is_draining
-from services.scheduler.domain.fleet import Fleet, OpenClaim, Worker, claim_key
+from services.scheduler.domain.fleet import File, Fleet, OpenClaim, Worker, claim_key
 from services.scheduler.domain.instance import (
     Failed,
     Instance,
@@ -316,6 +316,78 @@ def the_board_is_not_guarded() -> Generator[None]:
         self._sequences[document.worker_id] = found[0] if found else 0
 
     with patch.object(board.Board, "_look_up", wrong):
+        yield
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+@planted(Invariant.FILES)
+def deletions_ask_nobody() -> Generator[None]:
+    """Files are deleted while engines run from them."""
+
+    def wrong(_self: Core, _file: File) -> tuple[str, ...]:
+        return ()
+
+    with patch.object(Core, "_engines_on", wrong):
+        yield
+
+
+@planted(Invariant.FILES, likely=130)
+def deletions_ask_only_who_is_well() -> Generator[None]:
+    """An engine that failed, or whose attempt is not the newest, is taken for gone with its files."""
+
+    def wrong(self: Core, file: File) -> tuple[str, ...]:
+        return tuple(each.name for each, _ in self._users_of(file) if not isinstance(each.state, Failed))
+
+    with patch.object(Core, "_engines_on", wrong):
+        yield
+
+
+@planted(Invariant.FILES)
+def everybody_asks_the_hub() -> Generator[None]:
+    """Nobody is told who else is to have the same files."""
+
+    def wrong(_state: Fleet, _file: File) -> tuple[Neighbour, ...]:
+        return ()
+
+    with patch.object(assignments, "_neighbours", wrong):
+        yield
+
+
+@planted(Invariant.FILES)
+def whoever_was_first_is_waited_for() -> Generator[None]:
+    """Workers are sent to one that is not heard any more."""
+    with patch.object(assignments, "_is_heard", _always):
+        yield
+
+
+@planted(Invariant.FILES)
+def nobody_hears_that_the_first_one_is_lost() -> Generator[None]:
+    """Whoever waits for a neighbour's files is not told when it can't be reached."""
+    with patch.object(Core, "_neighbour_changed", _nothing):
+        yield
+
+
+@planted(Invariant.FILES)
+def open_requests_are_found_again() -> Generator[None]:
+    """What a user asked that needed nothing then is done by a later scheduler, when it does."""
+
+    def wrong(_self: Core, fact: Fact) -> Fact:
+        return fact
+
+    with patch.object(Core, "_with_open_request", wrong):
+        yield
+
+
+@planted(Invariant.FILES, likely=290)
+def the_branch_is_followed() -> Generator[None]:
+    """Each scheduler pins a branch to whatever some worker said of it."""
+
+    def wrong(_pins: object, _inspection: object) -> tuple[object, ...]:
+        return ()
+
+    with patch.object(fleet, "_with_pins", wrong):
         yield
 
 

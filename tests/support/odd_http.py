@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
-Manner = Literal["plain", "chunked", "chunked_longer", "closing", "unframed", "stuck", "stuck_once", "moved"]
-"""`unframed`: until the connection closes. `stuck`: half of it, and `Connection: close`, then nothing."""
+Manner = Literal[
+    "plain", "chunked", "chunked_longer", "closing", "hanging_up", "unframed", "stuck", "stuck_once", "moved"
+]
+"""`hanging_up`: it closes without a word.
+`unframed`: until the connection closes. `stuck`: half of it, and `Connection: close`, then nothing."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ Of a connection that is not encrypted the kernel moves the bytes (splice); they 
 for is sent to the host that it is for, and to no other that this one redirects to.
 """
 
+import errno
 import http.client
 import ipaddress
 import os
@@ -402,10 +403,20 @@ class Ranges:
         done = 0
         try:
             with part.writing:
+                while done < count and part.can_splice:
+                    try:
+                        done += os.splice(
+                            source, part.file, count - done, offset_dst=span.position + done, flags=os.SPLICE_F_MOVE
+                        )
+                    except OSError as error:
+                        if error.errno != errno.EINVAL:
+                            raise
+                        part.can_splice = False  # not to every file system
                 while done < count:
-                    done += os.splice(
-                        source, part.file, count - done, offset_dst=span.position + done, flags=os.SPLICE_F_MOVE
-                    )
+                    content = memoryview(os.read(source, count - done))
+                    while content:
+                        written = os.pwrite(part.file, content, span.position + done)
+                        content, done = content[written:], done + written
         except OSError:
             self._drop_pipe()  # what is left in it belongs nowhere
             raise

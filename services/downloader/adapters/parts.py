@@ -54,6 +54,8 @@ class Part:
         self._lock = threading.Lock()
         self.grown = threading.Condition(self._lock)
         """Told when more bytes from the beginning are there, or nothing more will be."""
+        self.can_splice = True
+        """The kernel may write into it from a pipe; found out by trying."""
         self.writing = threading.Lock()
         """Held by who writes: of several that write to one file at once, the kernel lets all but one burn a processor."""
         self._unsynced = 0

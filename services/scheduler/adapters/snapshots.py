@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 BUCKET: Final = "muster_snapshots"
 NAME: Final = "fleet"
 TRIES: Final = 5
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Raised by hand whenever the fields of the fleet change their meaning."""
 
 

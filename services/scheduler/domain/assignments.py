@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Iterable, Mapping
-from itertools import islice, takewhile
 from typing import Final
 
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance, Neighbour
@@ -151,10 +150,9 @@ def _digest(fleet: Fleet, file: File) -> str | None:
 
 
 def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
-    """Workers that have it; while none has, those that were to have it before: the first alone asks the hub, and the others
-    ask it. When it fails, they ask the next one, and not all of them the hub.
+    """Workers that have it; while none has, the one that was to have it first: it alone asks the hub, and the others ask it.
 
-    Of workers that have it each begins with another one, so that many do not ask the same.
+    Each worker begins with another one, so that many do not ask the same.
     """
     if file.commit is None:
         return ()
@@ -164,8 +162,8 @@ def _neighbours(fleet: Fleet, file: File) -> tuple[Neighbour, ...]:
         turn = zlib.crc32(file.worker_id.encode()) % len(ready)
         chosen = [each for _, each in [*ready[turn:], *ready[:turn]]][:MOST_NEIGHBOURS]
     else:
-        earlier = takewhile(lambda each: each.id != file.id, (each for each in others if each.state == "wanted"))
-        chosen = list(islice(earlier, MOST_NEIGHBOURS))
+        first = next((each for each in others if each.state == "wanted"), file)
+        chosen = [] if first.id == file.id else [first]
     return tuple(
         Neighbour(
             worker_id=each.worker_id,

@@ -156,7 +156,7 @@ class Weights(ModelWeights):
     model_config = ConfigDict(extra="forbid")
     files: tuple[str, ...] = ()
     missing_on: tuple[str, ...] = ()
-    """Names of workers that do not have it; `*` stands for anything."""
+    """Names of workers that do not have it, or, where it is a hub's, don't reach the hub; `*` stands for anything."""
 
 
 class FleetFile(Part):
@@ -164,7 +164,7 @@ class FleetFile(Part):
     """Another seed is another fleet: other workers, other draws."""
     workers: tuple[WorkerGroup, ...]
     models: dict[Annotated[str, Field(min_length=1)], Weights] = {}
-    """Path → what lies there."""
+    """Path, or what a hub's source is called (`huggingface:name@main`) → what lies there."""
     other_models: Weights | None = None
     """What lies at every other path; when not given, nothing does."""
 

@@ -4,14 +4,17 @@ What happens is drawn from the seed, the worker's name and the how-manieth engin
 that is assigned the same does the same.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from schemas.asks import InspectModel
 from schemas.assignment import Assigned, AssignedFile, AssignedInstance
 from schemas.ids import FileId, InstanceId
 from schemas.reasons import EngineExited, MachineRestarted
-from schemas.reports import EnginePhase, EngineSeen, FileSeen
+from schemas.reports import EnginePhase, EngineSeen, FilePhase, FileSeen
+from schemas.sources import LocalPath
 from services.simulator.domain.files import inspect
 from services.simulator.domain.fleet import Crash, Described, Fleet
 
@@ -339,30 +342,35 @@ class Worker:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def _assigned_files(self, wishes: tuple[AssignedFile, ...], now: float) -> list[Step]:
-        wanted = {wish.file_id: wish for wish in wishes if wish.want == "ready"}
+        wanted = {wish.file_id: wish for wish in wishes}
         for file_id in self._files.keys() - wanted.keys():
             del self._files[file_id]
-        steps: list[Step] = [
-            Tell(FileSeen(file_id=wish.file_id, wanted=wish.wanted, commit=wish.commit, phase="deleted"))
-            for wish in wishes
-            if wish.want == "deleted"
-        ]
+        steps: list[Step] = []
         for wish in wanted.values():
             known = self._files.get(wish.file_id)
-            if known is not None and known.wish.wanted >= wish.wanted:
+            if known is not None and (known.wish.wanted, known.wish.want) == (wish.wanted, wish.want):
+                known.wish = wish
                 continue
-            seen = FileSeen(file_id=wish.file_id, wanted=wish.wanted, commit=wish.commit, phase="verifying")
+            is_wanted = wish.want == "ready"
+            phase: FilePhase = "verifying" if is_wanted else "deleted"
+            seen = FileSeen(file_id=wish.file_id, wanted=wish.wanted, commit=wish.commit, phase=phase)
             seconds = self.described.draw(self.described.group.files.verify_seconds, "verify", wish.source.label)
-            self._files[wish.file_id] = File(wish, seen, now + seconds)
+            self._files[wish.file_id] = File(wish, seen, now + seconds if is_wanted else None)
             steps.append(Tell(seen))
         return steps
 
     def _looked_at(self, wish: AssignedFile) -> FileSeen:
-        found = inspect(self._fleet, self.described.name, wish.source)
+        has_neighbour = any(neighbour.ready for neighbour in wish.neighbours)
+        question = InspectModel(source=wish.source)
+        found = inspect(self._fleet, self.described.name, question, has_neighbour=has_neighbour)
         seen = FileSeen(
             file_id=wish.file_id, wanted=wish.wanted, commit=wish.commit, phase="failed", reasons=found.reasons
         )
         if found.weights is None:
             return seen
         size, paths = found.weights.weight_bytes, found.weights.files
-        return seen.model_copy(update={"phase": "ready", "bytes": size, "total": size, "paths": paths})
+        ready = seen.model_copy(update={"phase": "ready", "bytes": size, "total": size, "paths": paths})
+        if isinstance(wish.source, LocalPath):
+            return ready
+        digest = hashlib.sha256(wish.source.label.encode()).hexdigest()
+        return ready.model_copy(update={"model_path": paths[0], "digest": digest})

@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Desk:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, directory: Path, *, workers: int = 1) -> "AsyncIterator[Desk]":
+    async def opened(cls, directory: Path, *, workers: int = 1) -> "AsyncGenerator[Desk]":
         async with Stack(directory / "stack", "", workers=workers) as stack:
             desk = cls(stack, directory / "cache")
             await stack.operator.subscribe("muster.reports.*.file.>", desk._heard)

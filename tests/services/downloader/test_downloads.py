@@ -141,11 +141,11 @@ async def test_what_is_ready_is_ready_at_once_while_another_choice_of_the_reposi
     await desk.until_ready(four)
     await desk.stop()
     desk.seen.clear()
-    hub.fault(EIGHT, where="cdn", rate=SLOW // 4)
-    await desk.start()
+    hub.fault(EIGHT, where="cdn", rate=SLOW // 10)
     await desk.assign(0, eight, four)
-    await some_bytes_are_here(desk, eight)
-    await desk.until_ready(four, seconds=5)
+    await desk.start()
+    await desk.until_ready(four)
+    assert "ready" not in desk.phases(eight)
 
 
 async def test_two_choices_of_one_repository_share_their_files(hub: Hub, desk: Desk) -> None:
@@ -365,12 +365,12 @@ async def test_what_is_not_assigned_any_more_is_not_fetched_any_more_and_what_ca
 
 async def test_deleting_what_is_being_fetched_leaves_nothing(hub: Hub, desk: Desk) -> None:
     file = desk.file(tiny(), hub.put(REPOSITORY, a_model(6 * MIB)))
-    hub.fault(WEIGHTS, where="cdn", rate=SLOW)
+    hub.fault(WEIGHTS, where="cdn", rate=SLOW // 4)
     await desk.start()
     await desk.assign(0, file)
     await some_bytes_are_here(desk, file, MIB)
     await desk.assign(0, deleted := file.model_copy(update={"wanted": 2, "want": "deleted"}))
-    await desk.until_phase(deleted, "deleted")
+    await desk.until_phase(deleted, "deleted", seconds=3)
     assert left_on(desk.cache / "0") == []
 
 
@@ -441,12 +441,12 @@ async def test_all_downloads_together_take_no_more_than_they_may(hub: Hub, desk:
         desk.file(tiny(name=name), hub.put(name, a_model(MIB, seed=seed)))
         for seed, name in enumerate(("org/one", "org/two"))
     ]
-    await desk.start(bytes_per_second=MIB)
+    await desk.start(bytes_per_second=MIB // 2)
     began = time.monotonic()
     await desk.assign(0, *files)
     for file in files:
         await desk.until_ready(file)
-    assert time.monotonic() - began > 1.4
+    assert time.monotonic() - began > 3.5
 
 
 # -- room

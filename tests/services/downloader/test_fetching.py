@@ -1,5 +1,6 @@
 """Files are fetched from the tests' hub, which fails as it is told to, and from servers that answer in odd ways."""
 
+import errno
 import hashlib
 import os
 import random
@@ -49,7 +50,7 @@ NAME, SHORTER, LARGE, SMALL = "org/tiny", "org/shorter", "model.safetensors", "c
 WEIGHTS: Final = random.Random(5).randbytes(24 * MIB + 12_345)
 CONFIG: Final = b'{"architectures": ["LlamaForCausalLM"]}'
 TOKEN: Final = {"Authorization": "Bearer secret"}
-QUICK: Final = Patience(stall_seconds=0.6, idle_seconds=0.25, first_wait_seconds=0.01, longest_wait_seconds=0.05)
+QUICK: Final = Patience(stall_seconds=0.8, idle_seconds=0.4, first_wait_seconds=0.01, longest_wait_seconds=0.05)
 SLOW: Final = Patience(stall_seconds=300, idle_seconds=100, first_wait_seconds=100, longest_wait_seconds=100)
 """Whoever ends early with it was stopped."""
 PROMPTLY: Final = 5.0
@@ -183,6 +184,24 @@ def test_a_file_arrives_by_several_connections_each_byte_once(hub: Hub, download
     assert len(ranges) == len(set(ranges)) == 7
 
 
+def test_where_the_kernel_can_not_splice_it_is_written(
+    hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every file system can be spliced to."""
+    splice, tried = os.splice, list[int]()
+
+    def only_from_sockets(source: int, target: int, count: int, **where: int) -> int:
+        if "offset_dst" in where:
+            tried.append(count)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return splice(source, target, count, **where)
+
+    monkeypatch.setattr(os, "splice", only_from_sockets)
+    assert download.run() == WEIGHTS
+    assert hub.bytes_sent("localhost") == len(WEIGHTS)
+    assert 1 <= len(tried) <= download.connections
+
+
 def test_the_token_is_told_to_the_hub_alone(hub: Hub, download: Download) -> None:
     hub.gate(NAME)
     hub.fault(where="cdn", cut_after=MIB, times=4)
@@ -233,11 +252,11 @@ def test_many_files_come_over_one_connection(tmp_path: Path) -> None:
 def test_a_kept_connection_that_the_other_side_has_closed_is_made_anew(tmp_path: Path) -> None:
     with odd_server(CONFIG) as odd:
         ranges = Ranges(5)
-        for manner in ("closing", "plain", "unframed", "plain"):
+        for manner in ("closing", "plain", "unframed", "hanging_up", "plain"):
             one = Download(tmp_path, f"{odd.url}/{manner}", CONFIG)
             assert ranges.read(one.locate(), Asked(one.file, NAME, one.commit, 0, len(CONFIG))) == CONFIG
         ranges.close()
-        assert odd.connections == 3
+        assert odd.connections == 4
 
 
 @pytest.mark.parametrize("manner", ["plain", "chunked", "closing", "unframed"])
@@ -705,6 +724,32 @@ def test_a_file_that_somebody_cuts_off_meanwhile_is_told(download: Download) -> 
         with pytest.raises(NotFetched) as told:
             download.fetch(part).run()
     assert isinstance(told.value.reason, DiskError)
+
+
+def test_who_was_started_nicer_than_we_would_be_stays_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuses)
+    assert download.run() == WEIGHTS
+
+
+def test_when_no_more_threads_can_be_started_those_that_were_end(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread, really: Callable[[threading.Thread], None] = threading.Thread.start) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        really(thread)
+
+    with download.part() as part, monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            download.fetch(part).run()
+    assert [thread.is_alive() for thread in started] == [False]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Final
 
 import pytest
 
+from services.downloader.adapters.parts import HEADER_BYTES
 from services.downloader.domain.blocks import LARGE_FILE, MIB, SMALL_BLOCK
 from tests.support.hub import Hub
 from tests.support.hub_repository import BLOCK_BYTES
@@ -21,7 +23,7 @@ from tests.support.hub_repository import BLOCK_BYTES
 ROOT: Final = Path(__file__).parents[3]
 SIZES: Final = (20 * MIB, LARGE_FILE - 1)
 CONNECTIONS: Final = 4
-RATE: Final = 24 * MIB
+RATE: Final = 8 * MIB
 """Of each connection, where it is limited: bytes a second."""
 LOST_OF_A_CONNECTION: Final = 3 * SMALL_BLOCK + BLOCK_BYTES
 """A block that was not full, the two for which it had not woken yet, and what the hub had sent last."""
@@ -60,7 +62,7 @@ def fetched_with_kills(
     sha256 = hashlib.sha256(content).hexdigest()
     what = [f"{hub.url}/org/model/resolve/{commit}/{name}", str(directory), name, str(len(content)), sha256, commit]
     command = [sys.executable, "-m", "tests.support.fetch_one", *what, "--connections", str(CONNECTIONS)]
-    kills = 0
+    kills, asked, there = 0, 0, b""
     for offset in at:
         with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as running:
             give_up_at = time.monotonic() + SECONDS
@@ -69,7 +71,9 @@ def fetched_with_kills(
             time.sleep(chance.random() * DELAY_SECONDS)
             running.send_signal(signal.SIGKILL)
             kills += running.wait() == -signal.SIGKILL
+        asked, there = nothing_is_asked_for_twice(hub, asked, there), blocks_in(directory / f"{name}.journal")
     subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
+    nothing_is_asked_for_twice(hub, asked, there)
     assert os.listdir(directory) == [name]  # noqa: PTH208 - names are compared
     assert (directory / name).read_bytes() == content
     fetched = Fetched(len(content), hub.bytes_sent("localhost"), kills, rate)
@@ -77,6 +81,20 @@ def fetched_with_kills(
     most = REPEATED * fetched.size + kills * CONNECTIONS * lost
     assert fetched.repeated <= most
     return fetched
+
+
+def blocks_in(journal: Path) -> bytes:
+    return journal.read_bytes()[HEADER_BYTES:] if journal.exists() else b""
+
+
+def nothing_is_asked_for_twice(hub: Hub, since: int, there: bytes) -> int:
+    """Of what the journal knew when it was killed. Gives how many requests there have been."""
+    requests = hub.requests("localhost")
+    for seen in requests[since:]:
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", seen.range or "")
+        assert found is not None
+        assert not any(there[int(found[1]) // SMALL_BLOCK : int(found[2]) // SMALL_BLOCK + 1])
+    return len(requests)
 
 
 def fetch_with_kills(tmp_path: Path, kills: int, seed: int, kills_of_a_file: int, rates: Sequence[int | None]) -> None:

@@ -180,7 +180,7 @@ async def test_a_hub_that_is_asked_too_often_says_how_long_to_wait(
     assert reason.retry_after_seconds in (1.0, None)
 
 
-@both
+@pytest.mark.parametrize("kind", [HuggingFace, pytest.param(ModelScope, marks=pytest.mark.slow)])  # it tries often
 async def test_a_hub_that_fails_is_told_apart_from_one_that_is_away(
     hub: Hub, looking: Looking, sandbox: Sandbox, kind: type[HubSource]
 ) -> None:
@@ -212,7 +212,7 @@ async def test_what_was_asked_for_is_named_where_it_is_not_or_not_alone(
     hub: Hub, looking: Looking, kind: type[HubSource]
 ) -> None:
     names = ("tiny-Q4_0.gguf", "tiny-Q8_0.gguf")
-    put(hub, {name: TINYCHAT_BYTES[:1000] for name in names})
+    put(hub, dict.fromkeys(names, TINYCHAT_BYTES[:1000]))
     (reason,) = (await asked(looking, kind(repo_id=REPOSITORY, filename="*Q2*"))).reasons
     assert reason == NoFileMatches(repository=REPOSITORY, pattern="*Q2*", available=names)
     (reason,) = (await asked(looking, kind(repo_id=REPOSITORY))).reasons

@@ -77,10 +77,14 @@ def test_what_was_noted_is_read_again_and_nothing_that_is_damaged(store: Store) 
     path = fill(store, manifest) / OURS / f"{manifest.key}.json"
     with store.home(QWEN, COMMIT) as home:
         assert home.manifest(QWEN) == manifest
-        assert home.manifest(QWEN.model_copy(update={"revision": "other"})) is None
+        other = a_manifest(QWEN.model_copy(update={"revision": "other"}), "a.safetensors")
+        assert home.manifest(other.source) is None
+        (path.parent / f"{other.key}.json").write_bytes(path.read_bytes())
+        assert home.manifest(other.source) is None
         for damaged in (b"", b"{", path.read_bytes()[:-10], path.read_bytes().replace(b'"version":1', b'"version":2')):
             path.write_bytes(damaged)
             assert home.manifest(QWEN) is None
+        (path.parent / f"{other.key}.json").unlink()
     assert list(store.manifests()) == []
 
 
@@ -266,7 +270,11 @@ def test_a_damaged_manifest_does_not_lead_its_removal_outside(store: Store, outs
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "deep/../../a", "./a", "deep//a", ".."])
 def test_a_name_that_leads_elsewhere_leads_nowhere(store: Store, name: str) -> None:
     fill(store, a_manifest(QWEN, "a"))
-    with store.home(QWEN, COMMIT) as home, pytest.raises(OSError, match="."), home.open(name):
+    with (
+        store.home(QWEN, COMMIT) as home,
+        pytest.raises(OSError, match=r"no name of a file|no regular file|No such file|Not a directory"),
+        home.open(name),
+    ):
         pass
 
 

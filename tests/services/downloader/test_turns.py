@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -60,29 +62,35 @@ async def test_the_highest_is_next_and_of_equal_ones_who_came_first() -> None:
 
 async def test_a_priority_counts_as_it_is_when_a_turn_is_free() -> None:
     crowd = Crowd(1)
-    priorities = {"first": 0, "one": 1, "other": 2}
-    for name in priorities:
-        crowd.come(name, lambda name=name: priorities[name])
+    priorities = {"first": 0, "one": 2, "other": 1}
+    for name in tuple(priorities):
+        crowd.come(name, partial(priorities.__getitem__, name))
         await steps()
-    priorities["one"] = 3
+    priorities["other"] = 3
     crowd.let_go("first")
     await steps()
-    assert crowd.have == {"one"}
+    assert crowd.have == {"other"}
 
 
 async def test_who_is_cancelled_in_the_moment_of_its_turn_passes_it_on() -> None:
     crowd = Crowd(1)
-    for name in ("first", "cancelled", "next"):
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with crowd.turns.turn(int):
+            begun.set()
+            await may_end.wait()
+        crowd.tasks["cancelled"].cancel()  # it has its turn by now, and has not noticed yet
+
+    holds = asyncio.create_task(first())
+    await begun.wait()
+    for name in ("cancelled", "next"):
         crowd.come(name)
         await steps()
-    crowd.let_go("first")
-    while not crowd.tasks["first"].done():
-        await asyncio.sleep(0)
-    crowd.tasks["cancelled"].cancel()
+    may_end.set()
+    await holds
     await steps()
-    crowd.tasks["cancelled"].cancel()
-    await steps()
-    assert crowd.have == {"next"}
+    assert crowd.had == ["next"]
     crowd.let_go("next")
     crowd.come("last")
     await steps()
@@ -96,7 +104,7 @@ def test_no_turn_is_lost_and_none_is_taken_twice(seed: int, at_once: int) -> Non
         for _ in range(40):
             match dice.choice(("come", "come", "let go", "cancel", "wait")):
                 case "come":
-                    crowd.come(f"{count}", lambda priority=dice.randint(0, 3): priority)
+                    crowd.come(f"{count}", partial(int, dice.randint(0, 3)))
                     count += 1
                 case "let go" if crowd.have:
                     crowd.let_go(dice.choice(sorted(crowd.have)))
@@ -120,8 +128,6 @@ def test_no_turn_is_lost_and_none_is_taken_twice(seed: int, at_once: int) -> Non
 
 
 async def test_who_is_cancelled_often_still_waits_for_its_thread() -> None:
-    import threading  # noqa: PLC0415 - for this alone
-
     begun, may_end, undone = threading.Event(), threading.Event(), list[str]()
 
     def work() -> str:

@@ -419,19 +419,21 @@ def test_a_branch_that_moves_on_changes_nothing_for_instances_that_are_added() -
     assert {file.commit for file in story.fleet.files.values()} == {COMMIT}
 
 
-def test_a_worker_that_was_told_of_a_later_commit_does_not_decide_it() -> None:
-    story = Story(hub={A: refuses(UNREACHABLE)})
-    story.joins(A, B)
+def test_workers_that_were_told_of_later_commits_do_not_decide_it() -> None:
+    story = Story(hub={A: refuses(UNREACHABLE), B: refuses(UNREACHABLE)})
+    story.joins(A, B, C, vram=2 * GIB)
     story.deploys()
-    assert [each.worker_id for each in story.asked] == [A, B]
-    story.hub[A] = weighs(commit=LATER)
-    story.wishes(ModelScaled(model_id=M, name="a", replicas=4))
+    assert [each.worker_id for each in story.asked] == [A, B, C]
+    story.hub = {A: weighs(commit=LATER), B: weighs(commit="c3" * 20)}
+    story.wishes(ModelScaled(model_id=M, name="a", replicas=6))
     story.passes(POLICY.reinspect_seconds + 1)
-    assert of(ModelInspected, [fact for fact, _, _ in story.log])[-1].weights.pinned[0].commit == LATER
+    inspected = of(ModelInspected, [fact for fact, _, _ in story.log])
+    assert [fact.weights.pinned[0].commit for fact in inspected[-2:]] == [LATER, "c3" * 20]
 
     story.take_over()
-    story.wishes(ModelScaled(model_id=M, name="a", replicas=2))
+    story.wishes(ModelScaled(model_id=M, name="a", replicas=4))
 
+    assert len(story.fleet.files) == 3
     assert {file.commit for file in story.fleet.files.values()} == {COMMIT}
 
 
@@ -695,6 +697,24 @@ def test_one_that_is_lost_and_comes_back_waits_for_nobody_twice() -> None:
 
     assert story.republished >= {A, B, C}
     assert [story.neighbours(each) for each in (A, B, C)] == [[], [(A, False)], [(A, False)]]
+
+
+def test_an_agent_that_alone_was_silent_is_waited_for_again_when_it_is_back() -> None:
+    story = three()
+    for _ in range(round(POLICY.lease_seconds * 2) + 2):
+        story.seconds += 0.5
+        for worker_id in (A, B, C):
+            story.take(story.core.beat(worker_id, "downloader", story.now))
+        for worker_id in (B, C):
+            story.take(story.core.beat(worker_id, "agent", story.now))
+        story.take(story.core.time_passed(story.now))
+    assert story.neighbours(B) == []
+    story.republished.clear()
+
+    story.joins(A)
+
+    assert story.republished >= {A, B, C}
+    assert story.neighbours(B) == [(A, False)]
 
 
 def test_one_that_has_failed_is_the_last_that_asks_the_hub_when_it_tries_again() -> None:
@@ -1063,6 +1083,18 @@ def test_all_files_that_are_fetched_must_fit_on_the_disk_not_only_weights() -> N
 def test_files_that_are_there_need_no_room_and_who_waits_is_placed_when_they_are() -> None:
     story = Story()
     story.joins(A, disk=5)
+    story.deploys()
+    story.requests(A)
+
+    assert len(of(InstanceScheduled, story.ready(A))) == 1
+
+
+def test_who_waits_is_placed_when_files_come_to_a_worker_and_others_have_them_already() -> None:
+    story = Story()
+    story.joins(A, disk=5)
+    story.joins(B, gpus=0, ram=GIB)
+    story.requests(B)
+    story.ready(B)
     story.deploys()
     story.requests(A)
 

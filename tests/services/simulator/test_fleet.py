@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kernel.errors import Refused
+from schemas.asks import InspectModel
 from schemas.models import Gpu, Inventory, ModelWeights
 from schemas.reasons import ModelNotFound
 from schemas.sources import LocalPath
@@ -123,19 +124,19 @@ def test_a_path_is_what_the_file_says_and_nothing_otherwise() -> None:
     models = {"/m.gguf": GGUF | {"layers": 4, "missing_on": ["gpu-1*"]}, "/dir": GGUF | {"files": ["/dir/a", "/dir/b"]}}
     fleet = read_fleet(a_file(WORKER, models=models))
 
-    found = inspect(fleet, "gpu-0", LocalPath(path="/m.gguf"))
+    found = inspect(fleet, "gpu-0", InspectModel(source=LocalPath(path="/m.gguf")))
     assert found.weights == ModelWeights(format="gguf", weight_bytes=8 * GIB, files=("/m.gguf",), layers=4)
-    several = inspect(fleet, "gpu-0", LocalPath(path="/dir")).weights
+    several = inspect(fleet, "gpu-0", InspectModel(source=LocalPath(path="/dir"))).weights
     assert several is not None
     assert several.files == ("/dir/a", "/dir/b")
     for name, path in (("gpu-1", "/m.gguf"), ("gpu-17", "/m.gguf"), ("gpu-0", "/elsewhere")):
-        answer = inspect(fleet, name, LocalPath(path=path))
+        answer = inspect(fleet, name, InspectModel(source=LocalPath(path=path)))
         assert (answer.weights, answer.reasons) == (None, (ModelNotFound(path=path),))
 
 
 def test_other_models_lie_everywhere_else() -> None:
     fleet = read_fleet(a_file(WORKER, other_models=GGUF))
-    assert inspect(fleet, "gpu-0", LocalPath(path="/any")).weights == ModelWeights(
+    assert inspect(fleet, "gpu-0", InspectModel(source=LocalPath(path="/any"))).weights == ModelWeights(
         format="gguf", weight_bytes=8 * GIB, files=("/any",)
     )
 

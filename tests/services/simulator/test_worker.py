@@ -3,13 +3,22 @@
 import json
 from typing import Any
 
-from schemas.assignment import Assigned, AssignedFile, AssignedInstance
-from schemas.ids import FileId, InstanceId, ModelId
+from schemas.asks import InspectModel, ModelInspection
+from schemas.assignment import Assigned, AssignedFile, AssignedInstance, Neighbour
+from schemas.ids import FileId, InstanceId, ModelId, WorkerId
 from schemas.models import Launch
-from schemas.reasons import EngineExited, MachineRestarted, ModelNotFound, OutOfMemory
+from schemas.reasons import (
+    EngineExited,
+    HubUnreachable,
+    MachineRestarted,
+    ModelNotFound,
+    OutOfMemory,
+    RepositoryNotFound,
+)
 from schemas.reports import EngineSeen, FileSeen
-from schemas.sources import LocalPath
-from services.simulator.domain.fleet import read_fleet
+from schemas.sources import HuggingFace, LocalPath
+from services.simulator.domain.files import inspect
+from services.simulator.domain.fleet import Fleet, read_fleet
 from services.simulator.domain.worker import Join, Key, Leave, Look, Serve, ServeNoMore, Step, Tell, Worker
 
 ENGINES: dict[str, Any] = {"start_seconds": 2, "stop_seconds": 1}
@@ -348,3 +357,82 @@ def test_files_are_verified_and_are_ready_or_missing() -> None:
         Tell(FileSeen(file_id=FileId("f-1"), wanted=9, phase="verifying"))
     ]
     assert len(worker.files()) == 1
+
+
+HUB = HuggingFace(repo_id="muster/tiny")
+LORA = HuggingFace(repo_id="muster/lora")
+
+
+def hub_fleet(*, cut_off: bool = False) -> Fleet:
+    """Of one worker, and a hub that has one model and one adapter for it."""
+    missing_on = ["gpu-*"] if cut_off else []
+    models = {
+        HUB.label: {"format": "gguf", "weight_bytes": 100, "missing_on": missing_on},
+        LORA.label: {"format": "safetensors", "weight_bytes": 7},
+    }
+    described = {"name": "gpu-0", "cpu_count": 8, "memory_total": 2**36, "engines": ENGINES}
+    return read_fleet(json.dumps({"seed": 0, "workers": [described], "models": models}).encode())
+
+
+def of_a_hub(*, cut_off: bool = False) -> Worker:
+    fleet = hub_fleet(cut_off=cut_off)
+    worker = Worker(fleet.workers[0], fleet)
+    worker.joins()
+    worker.assigned(a_document(worker, 1), 0)
+    return worker
+
+
+def asked(fleet: Fleet, *adapters: HuggingFace, source: HuggingFace = HUB) -> ModelInspection:
+    return inspect(fleet, "gpu-0", InspectModel(source=source, adapters=adapters))
+
+
+def test_a_hubs_model_is_pinned_with_what_is_loaded_beside_it() -> None:
+    found = asked(hub_fleet(), LORA)
+
+    assert found.weights is not None
+    assert [(each.source, each.bytes, len(each.commit)) for each in found.weights.pinned] == [
+        (HUB, 100, 40), (LORA, 7, 40),
+    ]  # fmt: skip
+
+
+def test_a_hub_says_what_it_does_not_have_and_is_not_reached_by_all() -> None:
+    other = HuggingFace(repo_id="muster/other")
+
+    assert asked(hub_fleet(), source=other).reasons == (RepositoryNotFound(repository="muster/other"),)
+    assert asked(hub_fleet(), other).reasons == (RepositoryNotFound(repository="muster/other"),)
+    assert asked(hub_fleet(cut_off=True)).reasons == (HubUnreachable(host="hub.invalid", problem="no route to host"),)
+
+
+def test_a_worker_that_does_not_reach_the_hub_fetches_from_who_has_the_files() -> None:
+    worker = of_a_hub(cut_off=True)
+    near = Neighbour(worker_id=WorkerId("w-2"), file_id=FileId("f-2"), address="10.0.0.2", ready=True)
+    alone = AssignedFile(file_id=FileId("f-1"), source=HUB, commit="c", wanted=1)
+    worker.assigned(a_document(worker, 2, files=(alone,)), 0)
+    worker.time_passed(10.0)
+    assert [(file.phase, file.reasons[0].code) for file in worker.files()] == [("failed", "hub_unreachable")]
+
+    worker.assigned(a_document(worker, 3, files=(alone.model_copy(update={"wanted": 2, "neighbours": (near,)}),)), 11.0)
+    worker.time_passed(20.0)
+
+    (file,) = worker.files()
+    assert (file.phase, file.model_path, file.digest is None) == ("ready", HUB.label, False)
+
+
+def test_files_that_are_not_wanted_any_more_are_deleted_once_and_that_is_in_each_picture() -> None:
+    worker = of_a_hub()
+    there = AssignedFile(file_id=FileId("f-1"), source=HUB, commit="c", wanted=1)
+    worker.assigned(a_document(worker, 2, files=(there,)), 0)
+    worker.time_passed(10.0)
+    unwanted = there.model_copy(update={"wanted": 2, "want": "deleted"})
+    deleted = FileSeen(file_id=FileId("f-1"), wanted=2, commit="c", phase="deleted")
+
+    assert worker.assigned(a_document(worker, 3, files=(unwanted,)), 11.0) == [Tell(deleted)]
+    assert worker.assigned(a_document(worker, 4, files=(unwanted,)), 12.0) == []
+    assert worker.time_passed(60.0) == []
+    assert worker.files() == (deleted,)
+    again = there.model_copy(update={"wanted": 3})
+    assert [
+        step.seen.phase
+        for step in worker.assigned(a_document(worker, 5, files=(again,)), 61.0)
+        if isinstance(step, Tell)
+    ] == ["verifying"]
