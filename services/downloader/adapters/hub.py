@@ -4,6 +4,7 @@ One module for each kind of hub. Listing is done by the hub's own client in the 
 tokens, what comes back is a stranger's, and its libraries take more memory than all of ours. The bytes are fetched by us.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Protocol
@@ -85,6 +86,12 @@ def listed(repository: str, commit: str, files: list[ListedFile]) -> Listed:
     except names.TooManyFiles as many:
         return Listed(reasons=(TooManyFiles(repository=repository, files=many.count, most=names.MOST_FILES),))
     return Listed(commit=commit, files=tuple(files))
+
+
+def problem_of(error: BaseException) -> str:
+    """In words, as far as it has any."""
+    said = str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", said)[:200]
 
 
 async def list_apart(sandbox: Sandbox, work: Work, asked: ToList, host: str) -> Listing:

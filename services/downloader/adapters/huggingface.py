@@ -17,7 +17,16 @@ from schemas.reasons import (
 )
 from schemas.sources import HubSource
 from services.downloader.adapters.http_ranges import Location
-from services.downloader.adapters.hub import CLIENT_SECONDS, Account, Listed, ListedFile, ToList, list_apart, listed
+from services.downloader.adapters.hub import (
+    CLIENT_SECONDS,
+    Account,
+    Listed,
+    ListedFile,
+    ToList,
+    list_apart,
+    listed,
+    problem_of,
+)
 from services.downloader.adapters.sandbox import Sandbox
 from services.downloader.domain.answers import retry_after
 
@@ -72,7 +81,7 @@ def _list(asked: ToList) -> Listed:
     except errors.HfHubHTTPError as error:
         return _refused(_reason(host, error))
     except (OSError, cast("type[Exception]", of_the_network)) as error:
-        return _refused(HubUnreachable(host=host, problem=(str(error) or type(error).__name__)[:200]))
+        return _refused(HubUnreachable(host=host, problem=problem_of(error)))
     files = [
         ListedFile(
             name=each.rfilename,

@@ -20,7 +20,16 @@ from schemas.reasons import (
 )
 from schemas.sources import HubSource
 from services.downloader.adapters.http_ranges import Location
-from services.downloader.adapters.hub import CLIENT_SECONDS, Account, Listed, ListedFile, ToList, list_apart, listed
+from services.downloader.adapters.hub import (
+    CLIENT_SECONDS,
+    Account,
+    Listed,
+    ListedFile,
+    ToList,
+    list_apart,
+    listed,
+    problem_of,
+)
 from services.downloader.adapters.sandbox import Sandbox
 from services.downloader.domain.answers import retry_after
 from services.downloader.domain.listing import Listing
@@ -82,7 +91,7 @@ def _list(asked: ToList) -> Listed:
     except errors.HubError as error:
         return _refused(_reason(host, asked, error))
     except (OSError, requests.RequestException) as error:
-        return _refused(HubUnreachable(host=host, problem=(str(error) or type(error).__name__)[:200]))
+        return _refused(HubUnreachable(host=host, problem=problem_of(error)))
     files = [
         ListedFile(name=str(each["Path"]), size=int(each.get("Size") or 0), sha256=each.get("Sha256") or None)
         for each in cast("list[dict[str, Any]]", raw)
