@@ -357,7 +357,10 @@ async def test_over_the_bus_only_what_is_shared_can_be_read_and_only_exactly(hub
     assert await read(WEIGHTS, 100, 1000) == files[WEIGHTS][100:1100]
     assert await read(WEIGHTS, size - 10, 11) == b""
     assert await read("../" + WEIGHTS, 0, 10) == b""
-    assert await read(".muster/lease", 0, 1) == b""
+    (desk.home(file) / "secret").write_bytes(b"put there by hand")
+    assert await read("secret", 0, 3) == b""
+    (noted,) = (desk.home(file) / ".muster").glob("*.json")
+    assert await read(f".muster/{noted.name}", 0, 1) == b""
     assert await read("/etc/passwd", 0, 10) == b""
     assert await read(WEIGHTS, 0, 10, "f-00000000000000000000") == b""
 
