@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,16 @@ async def test_workers_that_do_not_reach_each_other_use_the_bus(hub: Hub, desk: 
     other = desk.file(tiny(), file.commit, 1, neighbours=(near,))
     await desk.assign(1, other)
     await desk.until_ready(other)
+    assert desk.content(other, 1) == files
+    assert hub.requests() == []
+
+
+async def test_a_worker_whose_port_is_taken_by_somebody_else_shares_over_the_bus(hub: Hub, desk: Desk) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as somebody:
+        file = await first_has_it(hub, desk, files := a_model(), share_port=somebody.getsockname()[1])
+        await desk.start(1)
+        await desk.assign(1, other := of_worker(desk, file, 1, 0))
+        await desk.until_ready(other)
     assert desk.content(other, 1) == files
     assert hub.requests() == []
 
