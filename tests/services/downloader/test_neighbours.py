@@ -1,6 +1,7 @@
 """Workers that give each other files: over HTTP where they reach each other, else over the bus; the hub is asked once."""
 
 import asyncio
+import hashlib
 import http.client
 import os
 import socket
@@ -139,6 +140,7 @@ async def test_a_worker_whose_turn_has_not_come_is_waited_for(
     hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It alone asks the hub, also where it is busy with something else for longer than one answer takes."""
+    monkeypatch.setattr(downloads, "NEWS_SECONDS", 0.5)
     monkeypatch.setattr(downloads, "NEIGHBOUR_SECONDS", 1.0)
     commit = hub.put(REPOSITORY, files := a_model())
     busy = desk.file(tiny(name="org/busy"), hub.put("org/busy", a_model(MIB, seed=3)))
@@ -218,6 +220,7 @@ async def test_a_worker_that_was_to_have_files_first_and_comes_back_is_asked_aga
     await desk.start(1)
     await desk.assign(1, other)
     await desk.assign(0, file)
+    await desk.until_phase(other, "queued")
     await asyncio.sleep(1)
     assert hub.requests() == []
     await desk.start(0)
@@ -392,7 +395,7 @@ async def test_a_neighbour_that_names_paths_outside_is_not_believed(hub: Hub, de
     commit = hub.put(REPOSITORY, files := a_model())
     file = desk.file(tiny(), commit)
     liar = await desk.stack.bus("downloader", 0)
-    true = {"name": WEIGHTS, "size": len(files[WEIGHTS]), "sha256": "0" * 64, "is_there": True}
+    true = {"name": WEIGHTS, "size": 0, "sha256": hashlib.sha256().hexdigest(), "is_there": True}
     lies = [
         {"model": "/etc/passwd"},
         {"directory": "/etc"},
