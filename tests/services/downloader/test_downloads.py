@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,15 @@ async def some_bytes_are_here(desk: Desk, file: AssignedFile, at_least: int = 1)
         return any(sum(part.bytes for part in each.parts) >= at_least for each in told)
 
     await desk.until(are_here, f"{at_least} bytes of {file.file_id}")
+
+
+def open_files() -> list[str]:
+    """Of this process."""
+    found: list[str] = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of this list
+            found.append(str(descriptor.readlink()))
+    return found
 
 
 def manifest_of(home: Path) -> Path:
@@ -149,8 +160,10 @@ async def test_what_is_ready_is_ready_at_once_while_another_choice_of_the_reposi
     await desk.stop()
     desk.seen.clear()
     hub.fault(EIGHT, where="cdn", rate=SLOW // 10)
-    await desk.assign(0, eight, four)
+    await desk.assign(0, eight)
     await desk.start()
+    await some_bytes_are_here(desk, eight)
+    await desk.assign(0, eight, four)
     await desk.until_ready(four)
     assert "ready" not in desk.phases(eight)
 
@@ -421,6 +434,9 @@ async def test_wishes_that_change_quickly_end_in_the_last_one(hub: Hub, desk: De
     await desk.until_ready(file)
     assert desk.content(file) == files
     assert parts_in(desk.home(file)) == []
+    await desk.stop()
+    assert [name for name in open_files() if str(desk.cache) in name] == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("fetch ")] == []
 
 
 # -- in which order, and how fast

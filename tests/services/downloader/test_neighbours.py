@@ -1,8 +1,10 @@
 """Workers that give each other files: over HTTP where they reach each other, else over the bus; the hub is asked once."""
 
 import asyncio
+import hashlib
 import http.client
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -124,10 +126,21 @@ async def test_workers_that_do_not_reach_each_other_use_the_bus(hub: Hub, desk: 
     assert hub.requests() == []
 
 
+async def test_a_worker_whose_port_is_taken_by_somebody_else_shares_over_the_bus(hub: Hub, desk: Desk) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as somebody:
+        file = await first_has_it(hub, desk, files := a_model(), share_port=somebody.getsockname()[1])
+        await desk.start(1)
+        await desk.assign(1, other := of_worker(desk, file, 1, 0))
+        await desk.until_ready(other)
+    assert desk.content(other, 1) == files
+    assert hub.requests() == []
+
+
 async def test_a_worker_whose_turn_has_not_come_is_waited_for(
     hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It alone asks the hub, also where it is busy with something else for longer than one answer takes."""
+    monkeypatch.setattr(downloads, "NEWS_SECONDS", 0.5)
     monkeypatch.setattr(downloads, "NEIGHBOUR_SECONDS", 1.0)
     commit = hub.put(REPOSITORY, files := a_model())
     busy = desk.file(tiny(name="org/busy"), hub.put("org/busy", a_model(MIB, seed=3)))
@@ -207,6 +220,7 @@ async def test_a_worker_that_was_to_have_files_first_and_comes_back_is_asked_aga
     await desk.start(1)
     await desk.assign(1, other)
     await desk.assign(0, file)
+    await desk.until_phase(other, "queued")
     await asyncio.sleep(1)
     assert hub.requests() == []
     await desk.start(0)
@@ -357,7 +371,10 @@ async def test_over_the_bus_only_what_is_shared_can_be_read_and_only_exactly(hub
     assert await read(WEIGHTS, 100, 1000) == files[WEIGHTS][100:1100]
     assert await read(WEIGHTS, size - 10, 11) == b""
     assert await read("../" + WEIGHTS, 0, 10) == b""
-    assert await read(".muster/lease", 0, 1) == b""
+    (desk.home(file) / "secret").write_bytes(b"put there by hand")
+    assert await read("secret", 0, 3) == b""
+    (noted,) = (desk.home(file) / ".muster").glob("*.json")
+    assert await read(f".muster/{noted.name}", 0, 1) == b""
     assert await read("/etc/passwd", 0, 10) == b""
     assert await read(WEIGHTS, 0, 10, "f-00000000000000000000") == b""
 
@@ -378,7 +395,7 @@ async def test_a_neighbour_that_names_paths_outside_is_not_believed(hub: Hub, de
     commit = hub.put(REPOSITORY, files := a_model())
     file = desk.file(tiny(), commit)
     liar = await desk.stack.bus("downloader", 0)
-    true = {"name": WEIGHTS, "size": len(files[WEIGHTS]), "sha256": "0" * 64, "is_there": True}
+    true = {"name": WEIGHTS, "size": 0, "sha256": hashlib.sha256().hexdigest(), "is_there": True}
     lies = [
         {"model": "/etc/passwd"},
         {"directory": "/etc"},

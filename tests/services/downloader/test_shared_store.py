@@ -1,6 +1,7 @@
 """Workers that share one store, on a file system that all of them see: one fetches, the others wait for it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from services.downloader import downloads
 from services.downloader.adapters.store import LEASE
 from services.downloader.domain.names import OURS
 from tests.services.downloader.desk import MIB, REPOSITORY, WEIGHTS, Desk, a_model, left_on, point_to, tiny, warm
+from tests.support.disks import a_disk
 from tests.support.hub import Hub
 
 THREE = range(3)
@@ -111,15 +113,16 @@ async def test_one_whose_lease_was_taken_over_stops_and_waits_for_the_other(
     assert desk.content(wanted[0]) == files
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes disks")
 async def test_nothing_of_a_shared_store_makes_room(hub: Hub, desk: Desk) -> None:
     """Whether another worker uses it nobody knows."""
-    old = desk.file(tiny(), hub.put(REPOSITORY, files := a_model()))
-    huge = desk.file(tiny(name="org/huge"), hub.put("org/huge", a_model(seed=2)))
-    await desk.start(0)
-    await desk.assign(0, old)
-    await desk.until_ready(old)
-    await desk.stop(0)
-    await desk.start(0, evict="least_recently_used", disk_reserve_bytes=2**59)
-    await desk.assign(0, old, huge)
-    assert [reason.code for reason in (await desk.until_failed(huge)).reasons] == ["not_enough_disk"]
-    assert desk.content(old) == files
+    old = desk.file(tiny(), hub.put(REPOSITORY, files := a_model(3 * MIB)))
+    more = desk.file(tiny(name="org/more"), hub.put("org/more", a_model(8 * MIB, seed=2)))
+    with a_disk(desk.cache / "0", 10 * MIB):
+        await desk.start(0, evict="least_recently_used")
+        await desk.assign(0, old)
+        await desk.until_ready(old)
+        await desk.assign(0, old, more)
+        assert [reason.code for reason in (await desk.until_failed(more)).reasons] == ["not_enough_disk"]
+        assert desk.content(old) == files
+        await desk.stop(0)
