@@ -655,6 +655,10 @@ def wants_of_the_hub(replicas: int) -> Callable[[World], None]:
     return happens
 
 
+def wants_no_more_of_the_hub(world: World) -> None:
+    world.wish(ModelDeleted(model_id=MODELS[2], name="h"))
+
+
 def files_are_requested(world: World) -> None:
     for number in range(len(WORKERS)):
         file_is_requested(world, 2 * number)
@@ -700,6 +704,10 @@ STORIES: dict[str, Story] = {
         all_tell_the_truth, all_beat, files_are_requested, all_files("ready"), deletions_are_requested, wants_of_the_hub(3),
         all_files("deleted"),
     ),
+    "is asked to delete what is in use": (
+        all_tell_the_truth, all_beat, wants_of_the_hub(3), all_files("ready"), all_tell_the_truth, deletions_are_requested,
+        wants_no_more_of_the_hub, deletions_are_requested, all_tell_the_truth, deletions_are_requested, all_files("deleted"),
+    ),
     "is removed with files": (
         all_tell_the_truth, all_beat, files_are_requested, wants_of_the_hub(3), everybody_leaves, everybody_is_removed,
         all_tell_the_truth,
@@ -713,6 +721,8 @@ def tell(story: Story, dies_at: tuple[int, int] | None = None) -> World:
     for happens in story:
         happens(world)
         check_claims(world.core.fleet)
+        check_one_asks_the_hub(world.core.fleet)
+        check_nothing_in_use_is_deleted(world.core.fleet)
     return world
 
 
