@@ -15,7 +15,7 @@ BLOCK: Final = 256 * KIB
 LARGE_FILE: Final = 64 * MIB
 """From here on blocks are large."""
 SHORTEST_SPAN: Final = 4 * MIB
-LONGEST_SPAN: Final = 64 * MIB
+LONGEST_SPAN: Final = 16 * MIB
 WORTH_DIVIDING: Final = 16 * MIB
 """What one connection has before it, for another one that has nothing to do to take half of it over."""
 
