@@ -611,6 +611,7 @@ class Downloads:
             raise NotThere(f"{file.name} is another one there")
         known = file.model_copy(update={"sha256": told.sha256})
         patience = self._patience_with_neighbours
+        directly = functools.partial(Ranges, by_proxies=False)
         by_bus = functools.partial(
             BusLine, self._bus, asyncio.get_running_loop(), neighbour.worker_id, neighbour.file_id
         )
@@ -619,7 +620,7 @@ class Downloads:
                 break
             location = location_at(address, shared.port, neighbour.file_id, file.name, shared.ticket)
             try:
-                await self._fetch(job, known, lambda location=location: location, patience=patience)
+                await self._fetch(job, known, lambda location=location: location, directly, patience)
             except NotFetched as failed:
                 if failed.reason.code in ("disk_full", "disk_error", "checksum_mismatch"):
                     raise

@@ -84,10 +84,15 @@ def origin_of(url: str) -> Origin:
 
 
 class Ranges:
-    """The connections of one thread. `idle_seconds`: so long an answer, and each part of it, may take."""
+    """The connections of one thread. `idle_seconds`: so long an answer, and each part of it, may take. `by_proxies`: as the
+    environment says.
+    """
 
-    def __init__(self, idle_seconds: float, spend: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, idle_seconds: float, spend: Callable[[int], None] | None = None, *, by_proxies: bool = True
+    ) -> None:
         self._idle_seconds = idle_seconds
+        self._by_proxies = by_proxies
         self._spend = spend
         """Told how many bytes came, and may take its time: what limits the rate."""
         self._lines: dict[Origin, _Line] = {}
@@ -199,7 +204,7 @@ class Ranges:
         parts = urllib.parse.urlsplit(at.url)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         more: dict[str, str] = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
-        if origin.scheme == "http" and (proxy := proxy_for(origin)) is not None:
+        if origin.scheme == "http" and (proxy := self._proxy_for(origin)) is not None:
             target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{target}"
             more |= _proxy_headers(proxy)
         connection.request("GET", target, headers=more | dict(at.headers) | dict(headers))
@@ -207,7 +212,7 @@ class Ranges:
 
     def _connect(self, origin: Origin, sent_by: str | None) -> _Line:
         """Raises OSError, HTTPException, Interrupted; NotFetched where nobody should send us there."""
-        proxy = proxy_for(origin)
+        proxy = self._proxy_for(origin)
         host, port = origin.host, origin.port
         if proxy is not None:
             host, port = _address_of(proxy)
@@ -320,6 +325,9 @@ class Ranges:
         if line is not None:
             self._hang_up(line)
 
+    def _proxy_for(self, origin: Origin) -> str | None:
+        return proxy_for(origin) if self._by_proxies else None
+
     def _redirected(self, at: Location, target: str, line: _Line) -> Location:
         """Raises NotFetched where nobody should send us there."""
         before = origin_of(at.url)
@@ -335,8 +343,8 @@ class Ranges:
         if before.scheme == "https" and after.scheme == "http":
             problem = "it would not be encrypted any more"
             raise NotFetched(RedirectNotAllowed(host=before.host, to=after.host, problem=problem), "final")
-        is_sent = at.sent_by is not None or (line.is_public and proxy_for(before) is None)
-        return Location(url, sent_by=before.host if is_sent and proxy_for(after) is None else None)
+        is_sent = at.sent_by is not None or (line.is_public and self._proxy_for(before) is None)
+        return Location(url, sent_by=before.host if is_sent and self._proxy_for(after) is None else None)
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import orjson
 import pytest
@@ -121,6 +122,21 @@ async def test_workers_that_do_not_reach_each_other_use_the_bus(hub: Hub, desk: 
     near = desk.neighbour(file, 0, NOWHERE, ready=True)
     other = desk.file(tiny(), file.commit, 1, neighbours=(near,))
     await desk.assign(1, other)
+    await desk.until_ready(other)
+    assert desk.content(other, 1) == files
+    assert hub.requests() == []
+
+
+async def test_workers_reach_each_other_without_a_proxy(hub: Hub, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = await first_has_it(hub, desk, files := a_model(3 * MIB))
+    await desk.start(1)
+    monkeypatch.setenv("http_proxy", f"http://{NOWHERE}:9")
+
+    def not_over_the_bus(*_: object) -> NoReturn:
+        raise AssertionError("it went over the bus")
+
+    monkeypatch.setattr(downloads, "BusLine", not_over_the_bus)
+    await desk.assign(1, other := of_worker(desk, file, 1, 0, ready=True))
     await desk.until_ready(other)
     assert desk.content(other, 1) == files
     assert hub.requests() == []
