@@ -31,6 +31,7 @@ def test_every_rule_has_a_file_and_every_tick_list_names_some() -> None:
     assert len(files(ROOT / "services" / "README.md")) > 40
     assert {page.name for page in HOW_TO if not files(page)} == set()
     assert {page.stem for page in HOW_TO} == {
+        "add-a-hub",
         "add-a-reason",
         "add-an-accelerator",
         "add-an-engine",
