@@ -128,7 +128,7 @@ def claims_end_with_the_attempt() -> Generator[None]:
         yield
 
 
-@planted(Invariant.MEMORY)
+@planted(Invariant.MEMORY, Invariant.ENGINES)
 def claims_end_with_silence() -> Generator[None]:
     """A worker that is not heard frees what its instances claim."""
     real = fleet._instance

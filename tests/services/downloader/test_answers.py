@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.reasons import (
@@ -224,6 +224,7 @@ VALUES = st.one_of(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is slow, too
 @given(
     status=st.one_of(st.integers(100, 999), st.sampled_from([200, 206, 416, 429])),
     headers=st.dictionaries(st.sampled_from(NAMES), VALUES),

@@ -65,7 +65,7 @@ async def test_one_fetches_and_all_are_ready(hub: Hub, desk: Desk) -> None:
     assert desk.content(wanted[0]) == files
     assert hub.bytes_sent(f"localhost.*{WEIGHTS}") == len(files[WEIGHTS])
     assert len(hub.requests(r"http://[\d.:]+/org/.*config.json")) == 1
-    assert [name for name in left_on(desk.home(wanted[0]) / OURS) if not name.endswith(".json")] == []
+    assert [name for name in left_on(desk.home(wanted[0]) / OURS) if not name.endswith((".json", ".holds"))] == []
 
 
 async def test_when_the_one_that_fetches_is_killed_another_one_takes_over_and_goes_on(
