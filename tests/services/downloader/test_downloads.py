@@ -581,7 +581,9 @@ async def test_what_nobody_has_used_for_longest_makes_room_and_what_is_in_use_ne
         for at, ready in enumerate(((used,), (used, older), (used, older, old))):
             await desk.assign(0, *ready)
             await desk.until_ready(ready[-1])
-            os.utime(manifest_of(desk.home(ready[-1])), (at, at))
+            noted = manifest_of(desk.home(ready[-1]))
+            await desk.until(lambda noted=noted: b'"is_synced":true' in noted.read_bytes(), "on the disk")
+            os.utime(noted, (at, at))
         await desk.assign(0, used, older, old, new)
         await desk.until_ready(new)
         await desk.until_phase(older, "deleted")
