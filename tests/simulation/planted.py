@@ -633,7 +633,7 @@ def nobody_waits_for_requests() -> Generator[None]:
         yield
 
 
-@planted(Invariant.STREAMS, likely=438)
+@planted(Invariant.STREAMS, likely=949)
 def what_a_gateway_knows_is_not_asked() -> Generator[None]:
     """A gateway that counts nothing is believed, though it may send the next request there still."""
     real = traffic.Traffic.is_quiet
