@@ -930,7 +930,9 @@ class Core:
                 if file.state == "wanted":
                     self._file_ready(file, seen, users)
             case "failed":
-                is_known = file.state == "ready" and isinstance(file.source, LocalPath)  # its engine says it, in its own words
+                is_known = file.state == "ready" and isinstance(
+                    file.source, LocalPath
+                )  # its engine says it, in its own words
                 if file.state != "failed" and not is_known:
                     why = seen.reasons or (InspectionFailed(problem="it does not say why the files failed"),)
                     reasons = tuple(reason.model_copy(update={"worker_id": worker_id}) for reason in why)
