@@ -28,6 +28,9 @@ def up(
     inventory: Annotated[
         str | None, typer.Option(help="A JSON file that describes this machine by hand [MUSTER_INVENTORY].")
     ] = None,
+    cache_dir: Annotated[
+        str | None, typer.Option(help="Where model files go [MUSTER_CACHE_DIR, else cache in the data directory].")
+    ] = None,
     worker_name: Annotated[
         str | None, typer.Option(help="What to call this machine [MUSTER_WORKER_NAME, else its host name].")
     ] = None,
@@ -47,7 +50,14 @@ def up(
     """
     from services.cli import background  # noqa: PLC0415 - not for `muster --help`
 
-    flags = {"data_dir": data_dir, "host": host, "port": port, "inventory": inventory, "worker_name": worker_name}
+    flags = {
+        "data_dir": data_dir,
+        "host": host,
+        "port": port,
+        "inventory": inventory,
+        "cache_dir": cache_dir,
+        "worker_name": worker_name,
+    }
     if detach:
         given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
         background.detach([*given, *(["--simulator"] if simulator else []), *(["--demo"] if demo else [])])

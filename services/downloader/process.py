@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from faststream.nats import NatsBroker
 
@@ -127,8 +127,8 @@ class DownloaderProcess:
             return None
 
     def _hubs(self, sandbox: Sandbox) -> dict[str, Hub]:
-        def account(kind: str, usual: str) -> Account:
-            endpoint, token = self._settings.account("huggingface" if kind == "huggingface" else "model_scope")
+        def account(kind: Literal["huggingface", "model_scope"], usual: str) -> Account:
+            endpoint, token = self._settings.account(kind)
             return Account(endpoint or usual, token)
 
         return {
